@@ -1,4 +1,4 @@
-"""Anchors of a feature pyramid, the code that turns boxes into offsets from anchors and back, and their overlap.
+"""Anchors of a feature pyramid, and the code that turns boxes into offsets from anchors and back.
 
 Everything here is xyxy in pixels of the network's input. GLIP keeps an old convention in which a box from x1 to x2
 covers x2 - x1 + 1 pixels ("plus one"); its weights expect it, so it is the default. Source: GLIP_SPEC 6.1, 6.2.
@@ -77,13 +77,3 @@ class BoxCoder:
     def _centre_and_size(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         low, high = boxes[..., :2], boxes[..., 2:]
         return (low + high) / 2, high - low + int(self.plus_one)
-
-
-def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = True) -> Tensor:
-    """Give the N x M overlap in [0, 1] of boxes a (N x 4) with boxes b (M x 4)."""
-    extra = int(plus_one)
-    low = torch.maximum(a[:, None, :2], b[None, :, :2])
-    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = (high - low + extra).clamp(min=0).prod(-1)
-    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2] + extra).prod(1) for boxes in (a, b))
-    return intersection / (area_a[:, None] + area_b[None] - intersection)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openglip.model.anchors import pairwise_iou
+from openglip.structures.boxes import pairwise_iou
 
 INSIDE_MARGIN = 0.01  # pixels by which an anchor's centre has to lie inside its box
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from openglip.model.anchors import BoxCoder
+from openglip.structures.boxes import elementwise_giou
 from openglip.train.assign import Targets, assign
 from openglip.train.parallel import mean_over_ranks
 
@@ -64,13 +65,9 @@ def token_focal_loss(
 
 def giou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
     """Give 1 - generalised IoU of each pair of boxes (P x 4), with plain corners (no +1)."""
+    # growth below one pixel turns a box of the +1 convention inside out: it counts as empty
     predicted = torch.cat([predicted[:, :2], torch.maximum(predicted[:, :2], predicted[:, 2:])], 1)
-    overlap = torch.minimum(predicted[:, 2:], wanted[:, 2:]) - torch.maximum(predicted[:, :2], wanted[:, :2])
-    intersection = torch.where((overlap > 0).all(1), overlap.prod(1), 0.0)
-    hull = torch.maximum(predicted[:, 2:], wanted[:, 2:]) - torch.minimum(predicted[:, :2], wanted[:, :2])
-    enclosing = hull.prod(1) + 1e-7
-    union = _area(predicted) + _area(wanted) - intersection + 1e-7
-    return 1 - intersection / union + (enclosing - union) / enclosing
+    return 1 - elementwise_giou(predicted, wanted)
 
 
 def centerness_loss(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -178,7 +175,3 @@ def _box_terms(
     box = (giou_loss(predicted, targets.boxes) * targets.centerness).sum() / counts.centerness
     central = centerness_loss(outputs.centerness[image, anchor].float(), targets.centerness) / counts.positives
     return {"box": box * box_weight, "centerness": central}
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
