@@ -9,6 +9,10 @@ class ImageError(OpenGLIPError, ValueError):
     """An image that can't be read or is out of bounds; names the image."""
 
 
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    """An image file that is not there."""
+
+
 class PromptError(OpenGLIPError, ValueError):
     """Words that can't become a prompt; names the word and its position."""
 

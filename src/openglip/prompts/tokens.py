@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
-from tokenizers.implementations import BertWordPieceTokenizer
+from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 from openglip.errors import PromptError
 
