@@ -1,0 +1,129 @@
+"""The named models. Each builder reads as a data sheet; source of the numbers: GLIP_SPEC section 1.1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from openglip.errors import ConfigError
+from openglip.images.prepare import Preparation
+from openglip.model.bert import Bert
+from openglip.model.fpn import FPN
+from openglip.model.glip import GLIP
+from openglip.model.head import Head
+from openglip.model.swin import Swin
+from openglip.prompts.tables import read_table
+
+# Caffe-style input: BGR, 0..255, ImageNet statistics in that order and scale.
+OFFICIAL_INPUT = Preparation(800, 1333, mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395))
+DROP_BLOCK = (0.3, 3)
+
+
+def _swin_tiny() -> Swin:
+    return Swin(embed_dim=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24), window=7, drop_path=0.2)
+
+
+def _swin_large() -> Swin:
+    return Swin(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, drop_path=0.4, frozen_stages=2)
+
+
+def _glip(name: str, body: Swin, blocks: int, early_fusion: bool) -> GLIP:
+    return GLIP(
+        name,
+        body,
+        FPN(body.channels[1:], 256, DROP_BLOCK),
+        Bert(),
+        Head(256, blocks, levels=5, classes=80, text_dim=768, early_fusion=early_fusion, checkpointing=True),
+        OFFICIAL_INPUT,
+    )
+
+
+def glip_t_a() -> GLIP:
+    """GLIP-T (A): Swin-T, words without fusion; Objects365."""
+    return _glip("glip-t-a", _swin_tiny(), blocks=6, early_fusion=False)
+
+
+def glip_t_b() -> GLIP:
+    """GLIP-T (B): with fusion; Objects365."""
+    return _glip("glip-t-b", _swin_tiny(), blocks=6, early_fusion=True)
+
+
+def glip_t_c() -> GLIP:
+    """GLIP-T (C): as (B); Objects365 and GoldG."""
+    return _glip("glip-t-c", _swin_tiny(), blocks=6, early_fusion=True)
+
+
+def glip_t() -> GLIP:
+    """GLIP-T: as (C); Objects365, GoldG, CC3M and SBU captions."""
+    return _glip("glip-t", _swin_tiny(), blocks=6, early_fusion=True)
+
+
+def glip_l() -> GLIP:
+    """GLIP-L: Swin-L, eight blocks; four detection sets, GoldG, 24M captions."""
+    return _glip("glip-l", _swin_large(), blocks=8, early_fusion=True)
+
+
+def _dyhead(name: str, body: Swin, blocks: int) -> GLIP:
+    return GLIP(
+        name,
+        body,
+        FPN(body.channels[1:], 256, DROP_BLOCK),
+        None,
+        Head(256, blocks, levels=5, classes=80, text_dim=None, early_fusion=False),
+        OFFICIAL_INPUT,
+        categories=read_table("coco"),
+    )
+
+
+def dyhead_t() -> GLIP:
+    """DyHead-T: the closed-set baseline of GLIP-T, 80 COCO classes."""
+    return _dyhead("dyhead-t", _swin_tiny(), blocks=6)
+
+
+def dyhead_l() -> GLIP:
+    """DyHead-L: the closed-set baseline of GLIP-L, 80 COCO classes."""
+    return _dyhead("dyhead-l", _swin_large(), blocks=8)
+
+
+def debug() -> GLIP:
+    """GLIP in miniature, about 3 M parameters: every part is there and a pass takes milliseconds."""
+    body = Swin(embed_dim=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=4)
+    return GLIP(
+        "debug",
+        body,
+        FPN(body.channels[1:], 64),
+        Bert(dim=64, layers=2, heads=4, hidden=128, dropout=0.0),
+        Head(
+            64,
+            blocks=2,
+            levels=5,
+            classes=80,
+            text_dim=64,
+            early_fusion=True,
+            fusion_dim=128,
+            fusion_heads=4,
+            text_heads=4,
+            text_hidden=128,
+        ),
+        Preparation(160, 256, mean=OFFICIAL_INPUT.mean, std=OFFICIAL_INPUT.std),
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "glip-t-a": glip_t_a,
+    "glip-t-b": glip_t_b,
+    "glip-t-c": glip_t_c,
+    "glip-t": glip_t,
+    "glip-l": glip_l,
+    "dyhead-t": dyhead_t,
+    "dyhead-l": dyhead_l,
+    "debug": debug,
+}
+
+
+def build(name: str) -> nn.Module:
+    """A model by its public name, freshly initialised. Raises ConfigError for an unknown name."""
+    if name not in MODELS:
+        raise ConfigError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
+    return MODELS[name]()

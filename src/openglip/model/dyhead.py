@@ -1,0 +1,166 @@
+"""DyHead layer: deformable convolutions over three neighbouring levels, scale attention, dynamic ReLU.
+
+Source: DyHead (Dai et al., 2021); behaviour of the official GLIP code, GLIP_SPEC 5.3.
+All levels travel as one sequence B x N x C, fine to coarse, rows before columns, with `sizes` = ((h, w), ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openglip.model.deform import bilinear_corners, deform_conv, deform_conv_reference, flat_view
+
+Sizes = Sequence[tuple[int, int]]
+
+
+def split_levels(x: Tensor, sizes: Sizes) -> list[Tensor]:
+    """B x N x C -> one B x (h * w) x C view per level."""
+    return list(x.split([h * w for h, w in sizes], 1))
+
+
+def to_maps(x: Tensor, sizes: Sizes) -> list[Tensor]:
+    """B x N x C -> maps B x C x h x w (channels-last views)."""
+    return [
+        level.unflatten(1, size).permute(0, 3, 1, 2) for level, size in zip(split_levels(x, sizes), sizes, strict=True)
+    ]
+
+
+def to_sequence(maps: Sequence[Tensor]) -> Tensor:
+    """Inverse of `to_maps`."""
+    return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], 1)
+
+
+class DynamicReLU(nn.Module):
+    """Two linear pieces per channel, chosen from the pooled map: max(y * a1 + b1, y * a2 + b2)."""
+
+    def __init__(self, dim: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(dim, dim // reduction), nn.ReLU(), nn.Linear(dim // reduction, 4 * dim))
+
+    def coefficients(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """pooled: B x C. Returns a1, b1, a2, b2, B x C each."""
+        a1, b1, a2, b2 = F.hardsigmoid(self.fc(pooled)).chunk(4, 1)
+        return (a1 - 0.5) * 2 + 1, b1 - 0.5, (a2 - 0.5) * 2, b2 - 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: B x N x C of one level."""
+        a1, b1, a2, b2 = (c[:, None] for c in self.coefficients(x.mean(1)))
+        return torch.maximum(x * a1 + b1, x * a2 + b2)
+
+
+class DeformConvNorm(nn.Module):
+    """Parameters of one deformable convolution and its group norm."""
+
+    def __init__(self, dim: int, groups: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3)  # holds weight and bias; the operator is deform_conv
+        self.bn = nn.GroupNorm(groups, dim)
+        bound = (9 * dim) ** -0.5
+        nn.init.uniform_(self.conv.weight, -bound, bound)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+
+class DyConv(nn.Module):
+    """One DyHead layer over all levels.
+
+    coarse_offsets: how the branch from the coarser level reads the finer map's offsets. "flat" is the official
+    kernel's reading (`flat_view`), "resized" interpolates them. align_corners: of the resize of that branch.
+    plain: convolve, normalise and weigh step by step with the reference operator.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        groups: int = 16,
+        coarse_offsets: Literal["flat", "resized"] = "flat",
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__()
+        self.coarse_offsets, self.align_corners, self.plain = coarse_offsets, align_corners, False
+        self.DyConv = nn.ModuleList(DeformConvNorm(dim, groups) for _ in range(3))  # from coarser, same, finer
+        self.AttnConv = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(dim, 1, 1), nn.ReLU())
+        self.relu = DynamicReLU(dim)
+        self.offset = nn.Conv2d(dim, 27, 3, padding=1)
+        nn.init.normal_(self.AttnConv[1].weight, std=0.01)  # type: ignore[arg-type]
+        nn.init.zeros_(self.AttnConv[1].bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
+        """x: B x N x C. Every level reads the block's input, never an updated neighbour. Returns B x N x C."""
+        maps = to_maps(x, sizes)
+        levels = []
+        for i, size in enumerate(sizes):
+            offset, mask = self.offset(maps[i]).split([18, 9], 1)
+            neighbours = [(1, maps[i], offset, mask.sigmoid())]
+            if i > 0:
+                neighbours.append((2, maps[i - 1], offset, mask.sigmoid()))
+            if i + 1 < len(sizes):
+                neighbours.append((0, maps[i + 1], *self._coarse(offset, mask.sigmoid(), sizes[i + 1])))
+            merge = self._merge_plain if self.plain else self._merge
+            levels.append(merge(neighbours, size))
+        return torch.cat(levels, 1)
+
+    def _coarse(self, offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        if self.coarse_offsets == "flat":
+            return flat_view(offset, *size), flat_view(mask, *size)
+        return tuple(F.interpolate(t, size, mode="bilinear", align_corners=False) for t in (offset, mask))  # type: ignore[return-value]
+
+    def _merge_plain(self, neighbours: list[tuple[int, Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Tensor:
+        """The definition, step by step, for one level."""
+        branches = []
+        for j, source, offset, mask in neighbours:
+            module = self.DyConv[j]
+            y = deform_conv_reference(source, offset, mask, module.conv.weight, module.conv.bias, 2 if j == 2 else 1)
+            y = module.bn(y)
+            if j == 0:
+                y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
+            branches.append(y * F.hardsigmoid(self.AttnConv(y)))
+        merged = torch.stack(branches).mean(0)
+        return self.relu(merged.permute(0, 2, 3, 1).flatten(1, 2))
+
+    def _merge(self, neighbours: list[tuple[int, Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Tensor:
+        """The same for one level: group norm, attention, mean and dynamic ReLU as one scale and shift per channel.
+
+        Pooled values follow from channel means, since everything up to the dynamic ReLU is affine in a channel.
+        """
+        batch = len(neighbours[0][1])
+        attention = self.AttnConv[1]
+        branches, scales, shift, pooled = [], [], 0.0, 0.0
+        for j, source, offset, mask in neighbours:
+            module = self.DyConv[j]
+            h, w = source.shape[-2:]
+            corners = bilinear_corners(offset, mask, (h, w), 2 if j == 2 else 1)
+            table = source.permute(0, 2, 3, 1).reshape(batch * h * w, -1)
+            y = deform_conv(table, *corners, module.conv.weight, module.conv.bias).view(batch, -1, table.shape[1])
+            scale, offset_ = group_norm_affine(y, module.bn)
+            if j == 0:
+                y = y.unflatten(1, (h, w)).permute(0, 3, 1, 2)
+                y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
+                y = y.permute(0, 2, 3, 1).flatten(1, 2)
+            mean = y.float().mean(1) * scale + offset_  # B C
+            weight = F.hardsigmoid(F.relu(mean @ attention.weight.flatten(1).t() + attention.bias)) / len(neighbours)
+            branches.append(y)
+            scales.append(scale * weight)
+            shift = shift + offset_ * weight
+            pooled = pooled + mean * weight
+        a1, b1, a2, b2 = self.relu.coefficients(pooled)
+        merged = shift[:, None]
+        for y, scale in zip(branches, scales, strict=True):
+            merged = torch.addcmul(merged, y, scale[:, None])
+        return torch.maximum(
+            torch.addcmul(b1[:, None], merged, a1[:, None]), torch.addcmul(b2[:, None], merged, a2[:, None])
+        ).to(branches[0].dtype)
+
+
+def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+    """Group norm of y (B x N x C) as scale and shift per image and channel: norm(y) = y * scale + shift."""
+    b, n, c = y.shape
+    grouped = y.float().view(b, n, norm.num_groups, -1)
+    variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # B groups
+    rate = (variance + norm.eps).rsqrt().repeat_interleave(c // norm.num_groups, 1)
+    scale = rate * norm.weight
+    return scale, norm.bias - mean.repeat_interleave(c // norm.num_groups, 1) * scale

@@ -1,0 +1,88 @@
+"""GLIP: image encoder, text encoder, fused head. Source: GLIP (Li et al., CVPR 2022), section 3."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from openglip.images.prepare import Preparation
+from openglip.model.anchors import AnchorGrid
+from openglip.model.bert import Bert
+from openglip.model.dyhead import DyConv, to_sequence
+from openglip.model.fpn import FPN
+from openglip.model.fusion import BiAttention
+from openglip.model.head import Head, HeadOutputs, TextFeatures
+
+Aggregation = Literal["mean", "max", "power"]
+
+
+class GLIP(nn.Module):
+    """A detector whose classes are words.
+
+    body: images B x 3 x H x W -> maps, of which the last three (strides 8, 16, 32) are used; text_encoder: `Bert`,
+    or None for the closed set. Sub-modules carry the official checkpoints' names.
+    score_cut: class scores at or below are no candidates; default_threshold: what a user sees by default.
+    """
+
+    max_tokens = 256
+
+    def __init__(
+        self,
+        name: str,
+        body: nn.Module,
+        fpn: FPN,
+        text_encoder: Bert | None,
+        head: Head,
+        preparation: Preparation,
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
+        score_cut: float = 0.05,
+        default_threshold: float = 0.5,
+        aggregation: Aggregation = "mean",
+        categories: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.preparation = name, preparation
+        self.score_cut, self.default_threshold, self.aggregation = score_cut, default_threshold, aggregation
+        self.categories = None if categories is None else tuple(categories)
+        self.anchors = AnchorGrid(tuple(strides))
+        self.backbone = nn.ModuleDict({"body": body, "fpn": fpn})
+        if text_encoder is not None:
+            self.language_backbone = nn.ModuleDict({"body": nn.ModuleDict({"model": text_encoder})})
+        self.rpn = nn.ModuleDict({"head": head})
+
+    @property
+    def head(self) -> Head:
+        return self.rpn["head"]  # type: ignore[return-value]
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
+        """ids: B x L int64; mask: B x L bool. L may be the longest real length: trimming is exact (GLIP_SPEC 3.5)."""
+        bert = self.language_backbone["body"]["model"]  # type: ignore[index]
+        return TextFeatures(bert(ids, mask), mask)
+
+    def encode_image(self, images: Tensor) -> list[Tensor]:
+        """images: B x 3 x H x W, prepared and padded. Returns P3..P7, B x 256 x h x w each."""
+        return self.backbone["fpn"](self.backbone["body"](images)[-3:])
+
+    def align(self, pyramid: Sequence[Tensor], text: TextFeatures | None) -> HeadOutputs:
+        """Run the fused tower and the output layers on an encoded image and an encoded prompt."""
+        sizes = tuple((m.shape[2], m.shape[3]) for m in pyramid)
+        return self.head(to_sequence(pyramid), sizes, text)
+
+    def forward(self, images: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> HeadOutputs:
+        """The official padded batch: images B x 3 x H x W, zero where padded; ids and mask B x L (none: closed set)."""
+        text = None if ids is None or mask is None else self.encode_text(ids, mask)
+        return self.align(self.encode_image(images), text)
+
+    def use_plain(self, plain: bool = True) -> GLIP:
+        """Compute by the formulas as they stand, slower; the fast paths are held to them by tests."""
+        for module in self.modules():
+            if isinstance(module, (BiAttention, DyConv)):
+                module.plain = plain
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device

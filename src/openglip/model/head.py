@@ -1,0 +1,148 @@
+"""The head of GLIP: tower of fusion, text and DyHead layers, then box, centerness and alignment outputs.
+
+Source: GLIP paper sections 3.1 and 3.3; GLIP_SPEC 5. Attribute names are those of the official checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from openglip.model.bert import LIMIT, BertLayer
+from openglip.model.dyhead import DyConv, Sizes, split_levels
+from openglip.model.fusion import Fusion
+
+PRIOR_BIAS = -math.log(99)  # a fresh classifier says 1 % everywhere (focal loss, Lin et al., 2017)
+
+
+class TextFeatures(NamedTuple):
+    """hidden: B x L x D, last state of the text encoder; mask: B x L bool, True on real tokens."""
+
+    hidden: Tensor
+    mask: Tensor
+
+
+class HeadOutputs(NamedTuple):
+    """Raw outputs per anchor, levels concatenated from fine to coarse, rows before columns.
+
+    logits: B x A x L against every token (closed set: B x A x classes); box_regression: B x A x 4, coded;
+    centerness: B x A logits; sizes: (h, w) per level.
+    """
+
+    logits: Tensor
+    box_regression: Tensor
+    centerness: Tensor
+    sizes: tuple[tuple[int, int], ...]
+
+
+class FusionBlock(nn.Module):
+    """Holder of one `Fusion` under the name that checkpoints use."""
+
+    def __init__(self, fusion: Fusion) -> None:
+        super().__init__()
+        self.b_attn = fusion
+
+    def forward(self, v: Tensor, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return self.b_attn(v, hidden, mask)
+
+
+class Scale(nn.Module):
+    """A learned factor, one per level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+class Head(nn.Module):
+    """Tower and output layers over B x N x dim.
+
+    dim: channels of the pyramid; blocks: tower depth; classes: outputs of `cls_logits`; text_dim: width of the text
+    features, None for the closed set (no text at all). early_fusion: a fusion and a text layer before each DyHead
+    layer. checkpointing: recompute the fusion blocks in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        blocks: int,
+        levels: int,
+        classes: int,
+        text_dim: int | None,
+        early_fusion: bool,
+        fusion_dim: int = 2048,
+        fusion_heads: int = 8,
+        text_heads: int = 12,
+        text_hidden: int = 3072,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.early_fusion, self.checkpointing = early_fusion, checkpointing
+        tower: list[nn.Module] = []
+        for _ in range(blocks):
+            if early_fusion and text_dim is not None:
+                tower.append(FusionBlock(Fusion(dim, text_dim, fusion_dim, fusion_heads, 1 / blocks)))
+                tower.append(BertLayer(text_dim, text_heads, text_hidden, clamp=True))
+            tower.append(DyConv(dim))
+        self.dyhead_tower = nn.ModuleList(tower)
+        self.cls_logits = nn.Conv2d(dim, classes, 1)
+        self.bbox_pred = nn.Conv2d(dim, 4, 1)
+        self.centerness = nn.Conv2d(dim, 1, 1)
+        for module in (self.cls_logits, self.bbox_pred, self.centerness):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.cls_logits.bias, PRIOR_BIAS)  # type: ignore[arg-type]
+        self.scales = nn.ModuleList(Scale() for _ in range(levels))
+        self.text_dim = text_dim
+        if text_dim is not None:
+            self.cls_logits.requires_grad_(False)  # never used with text, kept because checkpoints hold it
+            self.dot_product_projection_text = nn.Linear(text_dim, dim)
+            self.log_scale = nn.Parameter(torch.zeros(1))
+            self.bias_lang = nn.Parameter(torch.zeros(text_dim))
+            self.bias0 = nn.Parameter(torch.tensor([PRIOR_BIAS]))
+
+    def tower(self, x: Tensor, sizes: Sizes, text: TextFeatures | None) -> tuple[Tensor, Tensor | None]:
+        """x: B x N x dim. Returns the image features and the fused text (B x L x text_dim)."""
+        hidden = None if text is None else text.hidden
+        for module in self.dyhead_tower:
+            if isinstance(module, DyConv):
+                x = module(x, sizes)
+                continue
+            assert text is not None
+            if isinstance(module, BertLayer):
+                hidden = module(hidden, text.mask)
+            elif self.checkpointing and torch.is_grad_enabled():
+                x, hidden = checkpoint(module, x, hidden, text.mask, use_reentrant=False)  # type: ignore[misc]
+            else:
+                x, hidden = module(x, hidden, text.mask)
+        return x, hidden
+
+    def forward(self, x: Tensor, sizes: tuple[tuple[int, int], ...], text: TextFeatures | None) -> HeadOutputs:
+        x, hidden = self.tower(x, sizes, text)
+        if text is None or hidden is None:
+            logits = _conv1x1(x, self.cls_logits)
+        else:
+            # Without fusion the official code aligns against features that are zero on padding.
+            hidden = hidden if self.early_fusion else hidden * text.mask[..., None]
+            logits = self.align(x, hidden)
+        boxes = _conv1x1(x, self.bbox_pred)
+        parts = [scale.scale * level for scale, level in zip(self.scales, split_levels(boxes, sizes), strict=True)]
+        return HeadOutputs(logits, torch.cat(parts, 1), _conv1x1(x, self.centerness)[..., 0], sizes)
+
+    def align(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Alignment logits B x N x L of image rows and text tokens; the bias uses the features un-halved."""
+        words = F.normalize(hidden, dim=-1, eps=1e-12)
+        keys = self.dot_product_projection_text(words / 2)
+        bias = words @ self.bias_lang + self.bias0
+        logits = x @ (keys / self.log_scale.exp()).transpose(1, 2) + bias[:, None]
+        return logits.clamp(-LIMIT, LIMIT)
+
+
+def _conv1x1(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1 x 1 convolution on a sequence B x N x C."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
