@@ -1,0 +1,176 @@
+"""Which parameter learns how fast: groups, schedules, averaged weights, frozen parts. Source: GLIP_SPEC 8.3, 9.4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from openglip.errors import ConfigError
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    lr: float,
+    weight_decay: float,
+    lr_of: Mapping[str, float] | None = None,
+    bias_factor: float = 2.0,
+) -> list[dict]:
+    """Group named parameters that train by the official rules; one group per pair of rate and decay.
+
+    lr_of: rates of the parameters whose name begins with a key. Whatever has "bias" in its name, the relative position
+    tables of Swin and the alignment head's ``bias0`` and ``bias_lang`` included, has its rate times ``bias_factor`` and
+    no decay. Norms are decayed. Raises ConfigError for a key that fits no name.
+    """
+    lr_of = dict(lr_of or {})
+    unused = set(lr_of)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        prefixes = [prefix for prefix in lr_of if name.startswith(prefix)]
+        unused.difference_update(prefixes)
+        if not parameter.requires_grad:
+            continue
+        rate, decay = (lr_of[prefixes[0]] if prefixes else lr), weight_decay
+        if "bias" in name:
+            rate, decay = rate * bias_factor, 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    if unused:
+        raise ConfigError(f"no parameter's name begins with {', '.join(map(repr, sorted(unused)))}")
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay, "base_lr": rate, "base_decay": decay}
+        for (rate, decay), params in groups.items()
+    ]
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Stop the parameters whose names begin with a prefix from training. Raises ConfigError if one fits no name."""
+    for prefix in prefixes:
+        named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not named:
+            raise ConfigError(f"can't freeze {prefix!r}: no parameter's name begins with it")
+        for parameter in named:
+            parameter.requires_grad_(False)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put a model in train mode, and modules in which nothing trains in eval mode (no dropout)."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Linear warm-up, then a factor ``gamma`` at each milestone (fractions of ``total``, or steps when above 1)."""
+
+    total: int
+    milestones: tuple[float, ...] = (0.67, 0.89)
+    gamma: float = 0.1
+    warmup: int = 2000
+    warmup_factor: float = 0.001
+
+    def rate(self, step: int, base: float) -> float:
+        """Give the rate of the step with this number, counted from 0."""
+        passed = sum(milestone <= step for milestone in self.milestone_steps())
+        return base * _warm(step, self.warmup, self.warmup_factor) * self.gamma**passed
+
+    def milestone_steps(self) -> list[int]:
+        return [round(m * self.total) if m < 1 else int(m) for m in self.milestones]
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine from the base rate towards ``floor``.
+
+    official: the official code divides by ``total`` although the curve begins only after the warm-up, so it ends above
+    the floor; False ends on it.
+    """
+
+    total: int
+    warmup: int = 2000
+    warmup_factor: float = 0.001
+    floor: float = 0.0
+    official: bool = False
+
+    def rate(self, step: int, base: float) -> float:
+        """Give the rate of the step with this number, counted from 0."""
+        if step < self.warmup:
+            return base * _warm(step, self.warmup, self.warmup_factor)
+        length = self.total if self.official else max(1, self.total - self.warmup)
+        return self.floor + (base - self.floor) * (1 + math.cos(math.pi * (step - self.warmup) / length)) / 2
+
+
+@dataclass
+class Plateau:
+    """Linear warm-up, then a factor ``gamma`` whenever ``patience`` + 1 evaluations in a row brought nothing better.
+
+    Better is more than ``best`` by one part in 10,000. Evaluations during the warm-up don't count; an evaluation of 0
+    does. The state (best, bad, drops) belongs in a checkpoint.
+    """
+
+    patience: int = 3
+    gamma: float = 0.1
+    warmup: int = 0
+    warmup_factor: float = 0.001
+    floor: float = 1e-6
+    best: float = -math.inf
+    bad: int = 0
+    drops: int = 0
+
+    def rate(self, step: int, base: float) -> float:
+        """Give the rate of the step with this number, counted from 0."""
+        if step < self.warmup:
+            return base * _warm(step, self.warmup, self.warmup_factor)
+        return max(base * self.gamma**self.drops, min(self.floor, base))
+
+    def observe(self, figure: float, step: int) -> None:
+        """Take note of an evaluation after ``step`` steps."""
+        if step < self.warmup:
+            return
+        if figure > self.best * 1.0001 or self.best == -math.inf:
+            self.best, self.bad = figure, 0
+        else:
+            self.bad += 1
+        if self.bad > self.patience:
+            self.bad, self.drops = 0, self.drops + 1
+
+
+Schedule = Steps | Cosine | Plateau
+
+
+def _warm(step: int, length: int, factor: float) -> float:
+    return factor * (1 - step / length) + step / length if step < length else 1.0
+
+
+def decay_factor(step: int, milestones: Sequence[int], ratio: float = 0.667, gamma: float = 0.1) -> float:
+    """Give the factor of every weight decay at a step: smaller a while before each milestone (GLIP-L)."""
+    return gamma ** sum(step >= milestone * ratio for milestone in milestones)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, decay: float = 1.0) -> float:
+    """Set the rate of each group for the step with this number (from 0); gives that of the first group."""
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.rate(step, group["base_lr"])
+        group["weight_decay"] = group["base_decay"] * decay
+    return optimizer.param_groups[0]["lr"]
+
+
+class Average:
+    """A running average of a model's whole state: after each step, average = decay x average + (1 - decay) x state."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                self.state[key].lerp_(value, 1 - self.decay)
+            else:  # counters and index tables have no average
+                self.state[key].copy_(value)
