@@ -1,0 +1,197 @@
+"""From a name or a path to a model with weights: strict, with an account of every key that does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
+from openglip.model.builders import MODELS
+from openglip.weights.files import read_checkpoint
+from openglip.weights.hub import fetch
+from openglip.weights.keys import from_official, official_model
+from openglip.weights.records import BY_FILE, RECORDS, WeightsRecord, find_record
+
+Precision = Literal["fp32", "bf16", "auto"]
+_log = logging.getLogger("openglip")
+_UNUSED_CLASSES = ("rpn.head.cls_logits.weight", "rpn.head.cls_logits.bias")
+_SHOWN = 10
+
+
+def load_model(
+    name: str | os.PathLike[str] = "nano",
+    weights: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+) -> nn.Module:
+    """A model in evaluation mode on its device.
+
+    name: a model's name, an official file's name, or the path of a checkpoint or of a training run's folder (its
+    metadata names the architecture). weights: a path, None (embedded, cached or downloaded), or "random".
+    precision: stands as `model.precision`, "fp32" or "bf16"; parameters stay float32, bf16 is for autocast.
+    Raises ConfigError for an unknown name, device or precision, WeightsError for a file that does not fit.
+    """
+    target, kind = resolve_device(device), resolve_precision(precision, device)
+    architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
+    model = build_model(architecture)
+    if source is not None:
+        state, origin = _read(architecture, source)
+        load_state(model, state, origin)
+    model.precision = kind  # type: ignore[assignment]
+    return model.to(target).eval().requires_grad_(False)
+
+
+def build_model(name: str) -> nn.Module:
+    """A freshly initialised model, the same at each call; the global random state is left as it was."""
+    if name not in MODELS:
+        raise ConfigError(f"there is no model named {name!r}. Models: {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MODELS[name]()
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy `state` into the model; every key must fit.
+
+    One exception, said as a warning: the class layer of text models, which nothing uses and which official
+    fine-tuned files hold with another number of classes.
+    Raises WeightsError that lists missing, unexpected and mis-shaped keys with the nearest names.
+    """
+    own = model.state_dict()
+    state = dict(state)
+    for key in _UNUSED_CLASSES:
+        if (
+            key in own
+            and key in state
+            and own[key].shape != state[key].shape
+            and not getattr(model, "categories", None)
+        ):
+            _log.warning("%s: %s has another number of classes; words need no such layer, it is not taken", source, key)
+            state[key] = own[key]
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key}: {_shape(state[key])} in the file, {_shape(own[key])} in the model"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    problems = [
+        *_account("missing", _with_near(missing, unexpected)),
+        *_account("unexpected", _with_near(unexpected, missing)),
+        *_account("of another shape", shapes),
+    ]
+    if problems:
+        name = getattr(model, "name", type(model).__name__)
+        raise WeightsError(
+            f"{source} does not fit the model {name} ({len(own)} keys in the model, {len(state)} in the file):\n"
+            + "\n".join(problems)
+            + "\nName the model that the file belongs to, or give another file"
+        )
+    model.load_state_dict(state)
+
+
+def embedded_file(name: str) -> Path:
+    """Path of a weights file inside the package. Raises WeightsNotFoundError when this installation lacks it."""
+    path = Path(str(resources.files("openglip.weights").joinpath("embedded", name)))
+    if not path.is_file():
+        raise WeightsNotFoundError(f"this installation lacks {path}: install openglip again from a complete source")
+    return path
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" is CUDA, else MPS, else the CPU. Raises ConfigError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {device!r}: use auto, cpu, cuda, cuda:1 or mps") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}.get(chosen.type, True)
+    if not there or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"this machine or this build of torch has no device {device!r}: use device='auto' or 'cpu'")
+    return chosen
+
+
+def resolve_precision(precision: str, device: str | torch.device) -> Literal["fp32", "bf16"]:
+    """ "auto" is bf16 where the device multiplies bf16 natively fast, else fp32. Raises ConfigError."""
+    if precision == "auto":
+        return "bf16" if _fast_bf16(resolve_device(device)) else "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise ConfigError(f"there is no precision {precision!r}: use fp32, bf16 or auto")
+    return precision
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private: where absent, fp32 is the answer
+        return any(getattr(torch.cpu, name, bool)() for name in names)
+    return False
+
+
+def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:
+    """(architecture, where the weights are); the second is None for random weights."""
+    if name not in RECORDS and name not in BY_FILE and _looks_like_path(name):
+        if weights is not None:
+            raise ConfigError(f"{name} is a checkpoint already: give weights= together with a model's name, or neither")
+        checkpoint = read_checkpoint(name)
+        model = checkpoint.info.get("model") or official_model(checkpoint.path)
+        return str(model), name
+    record = find_record(name)
+    if weights is None:
+        return record.model, None if record.random else record
+    return record.model, None if weights == "random" else weights
+
+
+def _looks_like_path(name: str) -> bool:
+    return os.sep in name or "/" in name or Path(name).suffix in (".pth", ".pt", ".safetensors") or Path(name).exists()
+
+
+def _read(architecture: str, source: str | WeightsRecord) -> tuple[dict[str, Tensor], str]:
+    """Our keys and a name of the source for messages."""
+    if isinstance(source, WeightsRecord) and source.embedded:
+        state: dict[str, Tensor] = {}
+        for name in source.embedded:
+            state.update(read_checkpoint(embedded_file(name)).state)
+        return state, f"the embedded {source.model}"
+    checkpoint = read_checkpoint(fetch(source) if isinstance(source, WeightsRecord) else source)
+    if checkpoint.official:
+        return from_official(checkpoint.state)[0], str(checkpoint.path)
+    holds = checkpoint.info.get("model")
+    if holds != architecture and _shape_twins(holds) != _shape_twins(architecture):
+        raise WeightsError(f"{checkpoint.path} holds a {holds}, not a {architecture}: load it by its path alone")
+    return checkpoint.state, str(checkpoint.path)
+
+
+def _shape_twins(name: Any) -> Any:
+    """B, C and T of GLIP-T differ in their training data only, so that their files fit each other."""
+    return "glip-t" if name in ("glip-t-b", "glip-t-c") else name
+
+
+def _with_near(keys: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The keys, the first ones with the nearest name of the other side."""
+    said = []
+    for key in keys[:_SHOWN]:
+        near = difflib.get_close_matches(key, others, n=1, cutoff=0.7)
+        said.append(f"{key} (near: {near[0]})" if near else key)
+    return said + list(keys[_SHOWN:])
+
+
+def _account(what: str, lines: Sequence[str]) -> list[str]:
+    if not lines:
+        return []
+    more = [f"    ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return [f"  {len(lines)} {what}:", *(f"    {line}" for line in lines[:_SHOWN]), *more]
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "scalar"

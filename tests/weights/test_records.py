@@ -1,0 +1,44 @@
+"""The table of known weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openglip import ConfigError
+from openglip.model.builders import MODELS
+from openglip.weights.records import BY_FILE, RECORDS, find_record
+
+
+def test_every_model_has_a_record() -> None:
+    assert set(MODELS) <= set(RECORDS)
+
+
+def test_released_files_stand_on_the_hub_with_figures_and_licence() -> None:
+    assert len(BY_FILE) == 8
+    for record in BY_FILE.values():
+        assert record.hub == "GLIPModel/GLIP"
+        assert record.licence
+        assert record.data
+        assert all(figure.protocol and figure.source and 0 < figure.value < 100 for figure in record.figures)
+        assert record.figures
+
+
+def test_parameter_counts_are_those_of_the_official_code(goldens: Path) -> None:
+    for name in ("glip-t-a", "glip-t-b", "glip-t", "glip-l", "dyhead-t", "dyhead-l"):
+        counted = json.loads((goldens / name / "state_dict.json").read_text())["num_parameters"]
+        assert RECORDS[name].parameters == counted
+
+
+def test_pixel_statistics_are_those_of_the_model() -> None:
+    model = MODELS["debug"]()
+    assert model.preparation.mean == RECORDS["glip-t"].mean
+    assert model.preparation.std == RECORDS["glip-t"].std
+
+
+def test_a_file_name_finds_its_model_and_a_wrong_name_its_neighbour() -> None:
+    assert find_record("glip_large_model_lvisbest.pth").model == "glip-l"
+    with pytest.raises(ConfigError, match=r"'glip_t'.*glip-t"):
+        find_record("glip_t")
