@@ -1,0 +1,284 @@
+"""What a detector found on one image."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from openglip.errors import DataError, ImageError, MissingExtraError
+from openglip.structures.draw import draw
+
+if TYPE_CHECKING:
+    import supervision
+
+Spans = tuple[tuple[int, int], ...]
+
+
+class Detection(NamedTuple):
+    """One box: xyxy in pixels of the upright image, score, index into the vocabulary, name."""
+
+    box: np.ndarray
+    score: float
+    label: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detections:
+    """Boxes, scores and names on one image; immutable.
+
+    boxes: N x 4 float32, xyxy in pixels of the upright original image, widths are x2 - x1. scores: N float32, falling.
+    labels: N int64, index into vocabulary. vocabulary: the caller's own categories or phrases. image_size: (height,
+    width), None when the image could not be read. caption, phrase_spans (per vocabulary entry its half-open character
+    ranges): after `ground`, else None. source: the image's path, if it has one. error: why there is nothing.
+    Raises DataError when the parts do not fit together.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    vocabulary: tuple[str, ...]
+    image_size: tuple[int, int] | None
+    caption: str | None = None
+    phrase_spans: tuple[Spans, ...] | None = None
+    source: str | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        boxes = np.array(self.boxes, np.float32).reshape(-1, 4) if np.size(self.boxes) == 0 else self.boxes
+        arrays = {"boxes": (boxes, np.float32), "scores": (self.scores, np.float32), "labels": (self.labels, np.int64)}
+        for name, (values, dtype) in arrays.items():
+            values = np.array(values, dtype)
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", (int(self.image_size[0]), int(self.image_size[1])))
+        if self.phrase_spans is not None:
+            spans = tuple(tuple((int(b), int(e)) for b, e in phrase) for phrase in self.phrase_spans)
+            object.__setattr__(self, "phrase_spans", spans)
+        self._check()
+
+    def _check(self) -> None:
+        count = len(self.scores)
+        if self.boxes.shape != (count, 4) or self.scores.shape != (count,) or self.labels.shape != (count,):
+            shapes = f"{self.boxes.shape}, {self.scores.shape}, {self.labels.shape}"
+            raise DataError(f"boxes, scores and labels must be N x 4, N and N, not {shapes}")
+        if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
+            raise DataError("boxes and scores must be finite")
+        if (np.diff(self.scores) > 0).any():
+            raise DataError("scores must be falling: sort boxes, scores and labels by score")
+        if count and not (self.labels.min() >= 0 and self.labels.max() < len(self.vocabulary)):
+            raise DataError(f"labels must be in 0..{len(self.vocabulary) - 1}, the places in the vocabulary")
+        if self.phrase_spans is not None and len(self.phrase_spans) != len(self.vocabulary):
+            raise DataError(f"{len(self.phrase_spans)} phrase spans for {len(self.vocabulary)} phrases")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The caller's own string per detection."""
+        return tuple(self.vocabulary[label] for label in self.labels)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice | np.ndarray | Sequence[bool]) -> Detections: ...
+    def __getitem__(self, index: int | slice | np.ndarray | Sequence[bool]) -> Detection | Detections:
+        """One Detection for an integer; fewer Detections, in the same order, for a slice or a boolean mask."""
+        if isinstance(index, (int, np.integer)):
+            label = int(self.labels[index])
+            return Detection(self.boxes[index], float(self.scores[index]), label, self.vocabulary[label])
+        kept = index if isinstance(index, slice) else np.asarray(index)
+        if isinstance(kept, np.ndarray) and kept.size == 0:
+            kept = kept.astype(np.int64)
+        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Detections):
+            return NotImplemented
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple:  # an unpickled array would be writable
+        return Detections, tuple(getattr(self, f.name) for f in fields(self))
+
+    def __repr__(self) -> str:
+        where = f" in {self.source}" if self.source else ""
+        if self.error is not None:
+            return f"Detections(error{where}: {self.error})"
+        shown = ", ".join(f"{d.name} {d.score:.2f}" for d in self[:5])
+        more = ", ..." if len(self) > 5 else ""
+        return f"Detections({len(self)}{where}{': ' if shown else ''}{shown}{more})"
+
+    def filter(
+        self,
+        *,
+        threshold: float | Mapping[str, float] | None = None,
+        names: Sequence[str] | None = None,
+        min_side: float = 0,
+        top_k: int | None = None,
+    ) -> Detections:
+        """Keep what passes all of these: score of at least `threshold` (a number, or per name; names that it lacks
+        pass), one of `names`, both sides of at least `min_side` pixels, the best `top_k` of the rest.
+
+        Raises DataError for a name that is not in the vocabulary.
+        """
+        asked = [*(names or ()), *(threshold if isinstance(threshold, Mapping) else ())]
+        for name in asked:
+            if name not in self.vocabulary:
+                raise DataError(f"{name!r} is not in the vocabulary: {', '.join(self.vocabulary)}")
+        kept = np.all(self.boxes[:, 2:] - self.boxes[:, :2] >= min_side, axis=1)
+        if isinstance(threshold, Mapping):
+            kept &= self.scores >= np.array([threshold.get(n, -np.inf) for n in self.names])
+        elif threshold is not None:
+            kept &= self.scores >= np.float32(threshold)
+        if names is not None:
+            kept &= np.array([n in set(names) for n in self.names], bool)
+        return self[np.asarray(kept)][:top_k]
+
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict]:
+        """COCO results: image_id, category_id, bbox (x, y, width, height), score.
+
+        category_ids: id of each vocabulary entry; None: its place counted from 1.
+        """
+        if category_ids is not None and len(category_ids) != len(self.vocabulary):
+            raise DataError(f"{len(category_ids)} category ids for {len(self.vocabulary)} categories")
+        rows = []
+        for (x1, y1, x2, y2), score, label in zip(self.boxes.tolist(), self.scores, self.labels.tolist(), strict=True):
+            category = label + 1 if category_ids is None else category_ids[label]
+            box = [x1, y1, x2 - x1, y2 - y1]
+            rows.append({"image_id": image_id, "category_id": category, "bbox": box, "score": float(score)})
+        return rows
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`, names in data["class_name"]. Needs the extra `supervision`."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingExtraError("supervision", "supervision", "to_supervision()") from error
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels.copy(),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def to_json(self) -> str:
+        """One line of JSON (INTERFACE 3); `from_json` gives back the same values bit for bit."""
+        height, width = self.image_size or (None, None)
+        rows = [
+            {"box": [_short(x) for x in box], "score": _short(score), "label": int(label), "name": name}
+            for box, score, label, name in zip(self.boxes, self.scores, self.labels, self.names, strict=True)
+        ]
+        line = {
+            "image": self.source,
+            "width": width,
+            "height": height,
+            "vocabulary": self.vocabulary,
+            "caption": self.caption,
+            "phrase_spans": self.phrase_spans,
+            "detections": rows,
+            "error": self.error,
+        }
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Detections:
+        """Read a line of `to_json`. Raises DataError when it is not one."""
+        try:
+            row = json.loads(line)
+            found = row["detections"]
+            return cls(
+                boxes=np.array([d["box"] for d in found], np.float32),
+                scores=np.array([d["score"] for d in found], np.float32),
+                labels=np.array([d["label"] for d in found], np.int64),
+                vocabulary=tuple(row["vocabulary"]),
+                image_size=None if row["height"] is None else (row["height"], row["width"]),
+                caption=row["caption"],
+                phrase_spans=row["phrase_spans"],
+                source=row["image"],
+                error=row["error"],
+            )
+        except DataError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"not a line of detections ({type(error).__name__}: {error}): {line[:80]!r}") from error
+
+    def plot(self, image: str | os.PathLike[str] | Image.Image | np.ndarray | None = None) -> Image.Image:
+        """A picture with the boxes and names, and the caption below after `ground`.
+
+        image: the same image as a path, PIL or H x W x 3 uint8 RGB; None: the source is opened again.
+        """
+        if image is None and self.source is None:
+            raise ImageError("these detections do not know their image's path: plot(image)")
+        picture = _picture(self.source if image is None else image)  # type: ignore[arg-type]
+        if self.image_size is not None and picture.size != self.image_size[::-1]:
+            raise ImageError(
+                f"the image is {picture.height} x {picture.width}, these detections are of {self.image_size}"
+            )
+        return draw(
+            picture,
+            self.boxes,
+            self.labels,
+            self.vocabulary,
+            self.scores,
+            caption=self.caption,
+            phrase_spans=self.phrase_spans,
+        )
+
+    def save(
+        self, path: str | os.PathLike[str], image: str | os.PathLike[str] | Image.Image | np.ndarray | None = None
+    ) -> None:
+        """Write `plot(image)` to a file; its ending says the format."""
+        path = Path(path)
+        picture = self.plot(image)
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+        try:
+            picture.save(partial, quality=92)
+            os.replace(partial, path)
+        except ValueError as error:
+            raise ImageError(f"{path}: the ending names no picture format; use .jpg or .png") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _repr_png_(self) -> bytes | None:
+        try:
+            picture = self.plot()
+        except (ImageError, OSError):
+            return None  # notebooks then show the text
+        picture.thumbnail((1200, 1200))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+
+def _short(value: np.float32) -> float:
+    return float(str(value))  # the shortest digits that give the same float32
+
+
+def _picture(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Image.Image:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ImageError(f"plot needs H x W x 3 uint8 RGB, not {image.shape} {image.dtype}")
+        return Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        with Image.open(image) as opened:
+            image = ImageOps.exif_transpose(opened)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
+    return image.convert("RGB")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from openglip.errors import DataError, ImageError, MissingExtraError
+from openglip.structures.detections import Detections
+
+
+def some(**changes: Any) -> Detections:
+    parts: dict = {
+        "boxes": np.array([[1, 2, 30, 40], [0, 0, 5, 5], [10, 10, 60, 38]], np.float32),
+        "scores": np.array([0.9, 0.5, 0.3], np.float32),
+        "labels": np.array([1, 0, 1]),
+        "vocabulary": ("cat", "remote control"),
+        "image_size": (40, 60),
+    }
+    return Detections(**(parts | changes))
+
+
+def test_parts_and_names() -> None:
+    found = some()
+    assert found.names == ("remote control", "cat", "remote control")
+    assert [f.dtype for f in (found.boxes, found.scores, found.labels)] == [np.float32, np.float32, np.int64]
+    assert [d.name for d in found] == list(found.names)
+    assert (found[0].label, round(found[-1].score, 2)) == (1, 0.3)
+    assert repr(found) == "Detections(3: remote control 0.90, cat 0.50, remote control 0.30)"
+
+
+def test_they_can_not_be_changed() -> None:
+    scores = np.array([0.9, 0.5, 0.3], np.float32)
+    for found in (some(scores=scores), pickle.loads(pickle.dumps(some())), copy.deepcopy(some()), some()[:2]):
+        with pytest.raises(ValueError, match="read-only"):
+            found.boxes[0, 0] = 1
+        with pytest.raises(AttributeError):
+            found.scores = scores  # type: ignore[misc]
+    scores[0] = 0.1  # the caller's array is not shared
+    assert some() == pickle.loads(pickle.dumps(some()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [0.9, 0.5]}, "N x 4, N and N"),
+        ({"boxes": np.zeros((3, 5))}, "N x 4, N and N"),
+        ({"labels": [0, 1, 2]}, r"0\.\.1"),
+        ({"labels": [0, -1, 0]}, r"0\.\.1"),
+        ({"scores": [0.5, 0.6, 0.1]}, "falling"),
+        ({"scores": [np.nan, 0.6, 0.1]}, "finite"),
+        ({"phrase_spans": [[(0, 3)]]}, "1 phrase spans for 2"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        some(**change)
+
+
+def test_indexing_and_filter() -> None:
+    found = some()
+    assert found[1:].names == ("cat", "remote control")
+    assert found[found.scores > 0.4] == found[[True, True, False]] == found[:2]
+    assert len(found[[]]) == len(some(boxes=[], scores=[], labels=[])) == 0
+    assert found.filter(threshold=0.5) == found[:2]
+    assert found.filter(threshold={"remote control": 0.95}) == found[1:2]
+    assert found.filter(names=["cat"]) == found[1:2]
+    assert found.filter(min_side=6).names == ("remote control", "remote control")
+    assert found.filter(top_k=1) == found[:1]
+    with pytest.raises(DataError, match=r"'dog' is not in the vocabulary: cat, remote control"):
+        found.filter(names=["dog"])
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_to_coco() -> None:
+    rows = some().to_coco(7, category_ids=[17, 75])
+    assert rows[0] == {"image_id": 7, "category_id": 75, "bbox": [1.0, 2.0, 29.0, 38.0], "score": pytest.approx(0.9)}
+    assert [r["category_id"] for r in some().to_coco()] == [2, 1, 2]
+    json.dumps(rows)
+
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.lists(st.tuples(st.tuples(FLOATS, FLOATS, FLOATS, FLOATS), FLOATS, st.integers(0, 2)), max_size=8),
+    st.text(max_size=10),
+)
+def test_json_gives_back_every_bit(rows: list, word: str) -> None:
+    rows.sort(key=lambda r: -r[1])
+    found = Detections(
+        np.array([r[0] for r in rows]),
+        np.array([r[1] for r in rows]),
+        np.array([r[2] for r in rows], int),
+        (word, "b", 'c"'),
+        (3, 4),
+        caption=f"{word} b",
+        phrase_spans=(((0, 1), (2, 3)), (), ((1, 2),)),
+        source="é.jpg",
+    )
+    line = found.to_json()
+    assert "\n" not in line
+    assert Detections.from_json(line) == found
+    assert Detections.from_json(line).boxes.tobytes() == found.boxes.tobytes()
+
+
+def test_json_has_the_fields_of_the_interface() -> None:
+    row = json.loads(some(source="a.jpg").to_json())
+    assert list(row) == ["image", "width", "height", "vocabulary", "caption", "phrase_spans", "detections", "error"]
+    assert row["detections"][0] == {"box": [1, 2, 30, 40], "score": 0.9, "label": 1, "name": "remote control"}
+    failed = Detections([], [], [], ("cat",), None, source="b.jpg", error="b.jpg: no such file")  # type: ignore[arg-type]
+    assert Detections.from_json(failed.to_json()) == failed
+    for line in ("", "{}", "[1]", '{"detections": 3}'):
+        with pytest.raises(DataError, match="not a line of detections"):
+            Detections.from_json(line)
+
+
+def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'openglip\[supervision\]'"):
+        some().to_supervision()
+    stub = types.ModuleType("supervision")
+    stub.Detections = lambda **parts: parts  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", stub)
+    parts: dict = some().to_supervision()  # type: ignore[assignment]
+    assert parts["data"]["class_name"].tolist() == list(some().names)
+    assert parts["xyxy"].flags.writeable
+
+
+def test_pictures(tmp_path: Path) -> None:
+    image = Image.new("RGB", (60, 40), "grey")
+    image.save(tmp_path / "in.png")
+    found = some(source=str(tmp_path / "in.png"))
+    found.save(tmp_path / "out.jpg")
+    found.save(tmp_path / "out.png", np.asarray(image))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.jpg", "out.png"]
+    assert found._repr_png_()[:4] == b"\x89PNG"  # type: ignore[index]
+    assert some()._repr_png_() is None
+    with pytest.raises(ImageError, match="do not know their image's path"):
+        some().plot()
+    with pytest.raises(ImageError, match="ending names no picture format"):
+        found.save(tmp_path / "out.nonsense")
+    with pytest.raises(ImageError, match=r"the image is 5 x 5, these detections are of \(40, 60\)"):
+        found.plot(Image.new("RGB", (5, 5)))
+    assert not list(tmp_path.glob(".*"))
