@@ -14,7 +14,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from openglip.model.anchors import BoxCoder
 from openglip.structures.boxes import elementwise_giou
@@ -60,7 +59,10 @@ def token_focal_loss(
     if mask is not None:
         logits = logits.masked_fill(~mask[:, None], SURELY_NOT)
         targets = targets & mask[:, None]
-    return sigmoid_focal_loss(logits, targets.to(logits.dtype), alpha, gamma, reduction="sum")
+    right = torch.where(targets, logits, -logits)  # log-odds of the right answer
+    # sigmoid(-right), not 1 - sigmoid(right): the difference loses the digits that matter when the answer is easy
+    loss = torch.sigmoid(-right) ** gamma * -F.logsigmoid(right)
+    return (loss * torch.where(targets, alpha, 1 - alpha)).sum()
 
 
 def giou_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
