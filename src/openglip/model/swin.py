@@ -182,7 +182,7 @@ class Swin(nn.Module):
         super().__init__()
         self.frozen_stages = frozen_stages
         self.patch_embed = PatchEmbed(embed_dim)
-        rates = torch.linspace(0, drop_path, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
         for i, depth in enumerate(depths):
             start = sum(depths[:i])

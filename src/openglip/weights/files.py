@@ -66,10 +66,10 @@ def read_checkpoint(path: str | Path, *, averaged: bool = False) -> Checkpoint:
     path = locate(path)
     with path.open("rb") as file:
         head = file.read(64)
+    if head[8:9] == b"{":  # before it stands the header's length, any eight bytes: this is asked first
+        return _read_safetensors(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":  # torch's zip, and the plain pickles before torch 1.6
         return Checkpoint(_official_state(_load_pickle(path), path, averaged), {}, path)
-    if head[8:9] == b"{":
-        return _read_safetensors(path)
     raise WeightsError(f"{path} is not a checkpoint: {_guess(path, head)}")
 
 
@@ -102,7 +102,10 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], info: Mappi
         tensors[key] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(tensors[key].untyped_storage().data_ptr())
     try:
+        part.touch()
+        mode = part.stat().st_mode
         save_file(tensors, part, metadata={"format": "pt", "openglip": document})
+        part.chmod(mode)  # the library makes files that only their owner can read
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -6,12 +6,14 @@ import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
 from openglip.model.builders import MODELS
@@ -41,10 +43,11 @@ def load_model(
     """
     target, kind = resolve_device(device), resolve_precision(precision, device)
     architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
-    model = build_model(architecture)
-    if source is not None:
-        state, origin = _read(architecture, source)
-        load_state(model, state, origin)
+    found = None if source is None else _read(architecture, source)
+    with _NoDraws() if found else nullcontext():
+        model = build_model(architecture)
+    if found:
+        load_state(model, *found)
     model.precision = kind  # type: ignore[assignment]
     return model.to(target).eval().requires_grad_(False)
 
@@ -75,7 +78,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             and not getattr(model, "categories", None)
         ):
             _log.warning("%s: %s has another number of classes; words need no such layer, it is not taken", source, key)
-            state[key] = own[key]
+            state[key] = torch.zeros_like(own[key])
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     shapes = [
@@ -96,6 +99,15 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             + "\nName the model that the file belongs to, or give another file"
         )
     model.load_state_dict(state)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out drawing initial values that loaded weights replace anyway: most of the time of building a model."""
+
+    _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
 
 
 def embedded_file(name: str) -> Path:
