@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from openglip.weights.hub import fetch
 from openglip.weights.keys import from_official, official_model
 from openglip.weights.records import BY_FILE, RECORDS, WeightsRecord, find_record
 
-Precision = Literal["fp32", "bf16", "auto"]
 _log = logging.getLogger("openglip")
 _UNUSED_CLASSES = ("rpn.head.cls_logits.weight", "rpn.head.cls_logits.bias")
 _SHOWN = 10
@@ -31,25 +30,21 @@ _SHOWN = 10
 def load_model(
     name: str | os.PathLike[str] = "nano",
     weights: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "auto",
-    precision: Precision = "fp32",
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """A model in evaluation mode on its device.
+    """A model in evaluation mode, float32, that needs no gradient.
 
     name: a model's name, an official file's name, or the path of a checkpoint or of a training run's folder (its
     metadata names the architecture). weights: a path, None (embedded, cached or downloaded), or "random".
-    precision: stands as `model.precision`, "fp32" or "bf16"; parameters stay float32, bf16 is for autocast.
-    Raises ConfigError for an unknown name, device or precision, WeightsError for a file that does not fit.
+    Raises ConfigError for an unknown name, WeightsError for a file that is not there, damaged, or does not fit.
     """
-    target, kind = resolve_device(device), resolve_precision(precision, device)
     architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
     found = None if source is None else _read(architecture, source)
     with _NoDraws() if found else nullcontext():
         model = build_model(architecture)
     if found:
         load_state(model, *found)
-    model.precision = kind  # type: ignore[assignment]
-    return model.to(target).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def build_model(name: str) -> nn.Module:
@@ -116,38 +111,6 @@ def embedded_file(name: str) -> Path:
     if not path.is_file():
         raise WeightsNotFoundError(f"this installation lacks {path}: install openglip again from a complete source")
     return path
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto" is CUDA, else MPS, else the CPU. Raises ConfigError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"there is no device {device!r}: use auto, cpu, cuda, cuda:1 or mps") from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}.get(chosen.type, True)
-    if not there or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"this machine or this build of torch has no device {device!r}: use device='auto' or 'cpu'")
-    return chosen
-
-
-def resolve_precision(precision: str, device: str | torch.device) -> Literal["fp32", "bf16"]:
-    """ "auto" is bf16 where the device multiplies bf16 natively fast, else fp32. Raises ConfigError."""
-    if precision == "auto":
-        return "bf16" if _fast_bf16(resolve_device(device)) else "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f"there is no precision {precision!r}: use fp32, bf16 or auto")
-    return precision
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private: where absent, fp32 is the answer
-        return any(getattr(torch.cpu, name, bool)() for name in names)
-    return False
 
 
 def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:
