@@ -1,0 +1,237 @@
+"""Noun phrases of a caption with their character spans, by own rules, by spaCy, or by GLIP's grammar over tags."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from openglip.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc
+
+Span = tuple[int, int]
+Chunker = Literal["auto", "rules", "spacy", "grammar"]
+
+WORDS = Path(__file__).with_name("words.txt")
+_TOKEN = re.compile(r"['’]s\b|\w+(?:-\w+)*(?:['’](?!s\b)\w+)*|[^\w\s]", re.IGNORECASE)
+
+# classes: T determiner, M number, J adjective, N noun, V verb, G -ing form, D participle, R adverb, P possessive 's,
+# A and/or, F preposition, U pronoun, X auxiliary verb, O anything else that ends a phrase
+_CLOSED = {
+    "T": "a an the this these those some any each every another no both all several many few his her its their my your "
+    "our various multiple numerous other",
+    "M": "one two three four five six seven eight nine ten eleven twelve twenty dozen hundred",
+    "A": "and or & /",
+    "F": "about above across after against along alongside among amongst around as at atop before behind below beneath "
+    "beside besides between beyond by down during for from in inside into like near of off on onto out outside over "
+    "past per than through throughout to toward towards under underneath until up upon via with within without while",
+    "U": "i you he she it we they me him them us who whom which that what whose himself herself itself themselves "
+    "oneself myself yourself mine yours hers theirs ours somebody everybody nobody anybody everyone",
+    "X": "is are was were be been being am do does did has have had having can could will would shall should may might "
+    "must let 's're isn't aren't doesn't don't can't won't i'm it's",
+    "O": "not if but so because when where how why then here there just very too also n't however although though "
+    "please yes oh ok etc",
+}
+_COLOURS, _JOINING, _COLLECTIVE = (
+    frozenset(words.split())
+    for words in (
+        "black white red green blue yellow orange pink purple brown gray grey tan beige gold silver maroon khaki",
+        "covered filled colored coloured lined shaped sized style themed",  # "a snow covered hill"
+        "group crowd pair couple bunch pile stack row line set herd flock pack team piece cup glass bottle bowl plate "
+        "slice bucket basket box bag can jar pot number series variety collection swarm pool body field handful sheet "
+        "cloud close-up closeup puddle trunk statue",  # "a group of people" is one phrase
+    )
+)
+_FIXED = re.compile(
+    r"\b(?:in front of|on top of|on the side of|in back of|in the middle of|at the end of|next to|out of|instead of|"
+    r"because of|in between|each other|one another|at least|in order to|such as|as well as|of course|a few of|"
+    r"a lot of|lots of)\b",
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(r"[TM]*(?:J(?:,?A?J)*)?N+(?:P(?:J(?:,?A?J)*)?N+)*")
+_GRAMMAR = re.compile(r"T?J*N+")
+
+
+def noun_phrases(caption: str, chunker: Chunker = "auto") -> list[Span]:
+    """Half-open character spans of the noun phrases of a caption, in their order, never overlapping.
+
+    chunker: "rules" needs nothing; "spacy" takes noun chunks of an installed English model; "grammar" is GLIP's
+    (optional determiner, adjectives, nouns) over that model's tags; "auto" is "spacy" where a model is installed, else
+    "rules". Equal phrases keep a span each. No network. Raises ConfigError for another name and MissingExtraError
+    when spaCy or a model of it is missing.
+    """
+    return next(iter(noun_phrases_of([caption], chunker)))
+
+
+def noun_phrases_of(captions: Iterable[str], chunker: Chunker = "auto") -> Iterable[list[Span]]:
+    """`noun_phrases` for many captions, faster with spaCy; a caption's phrases don't depend on its neighbours."""
+    kind = resolve_chunker(chunker).partition(":")[0]
+    if kind == "rules":
+        return (_merge_of(c, [_trimmed(tokens, m) for tokens, m in _rule_matches(c)]) for c in captions)
+    return _with_spacy(captions, _chunks if kind == "spacy" else _tag_chunks, tags_only=kind == "grammar")
+
+
+def resolve_chunker(chunker: Chunker) -> str:
+    """The chunker that will be used, with spaCy's model and its version: "rules", "spacy:en_core_web_sm-3.8.0"."""
+    if chunker not in get_args(Chunker):
+        raise ConfigError(f"no chunker {chunker!r}: use {', '.join(get_args(Chunker))}")
+    if chunker == "rules":
+        return "rules"
+    model = _spacy_model()
+    if model is None:
+        if chunker == "auto":
+            return "rules"
+        raise MissingExtraError("spaCy and a model of it (python -m spacy download en_core_web_sm)", "label", chunker)
+    return f"{'spacy' if chunker == 'auto' else chunker}:{model[0]}-{model[1]}"
+
+
+# --- own rules ---------------------------------------------------------------------------------------------------
+
+
+def _rule_matches(caption: str) -> list[tuple[list[Span], Span]]:
+    fixed = {i for m in _FIXED.finditer(caption) for i in range(*m.span())}
+    tokens = [m.span() for m in _TOKEN.finditer(caption)]
+    words = [caption[b:e] for b, e in tokens]
+    classes = ["O" if b in fixed else _classes(word, b > 0) for (b, _), word in zip(tokens, words, strict=True)]
+    tags = _decide(words, classes)
+    return [(tokens, m.span()) for m in _PHRASE.finditer(tags)]
+
+
+def _trimmed(tokens: list[Span], match: Span) -> Span:
+    return tokens[match[0]][0], tokens[match[1] - 1][1]
+
+
+@cache
+def _table() -> dict[str, str]:
+    table = {}
+    for line in WORDS.read_text(encoding="utf-8").splitlines():
+        classes, *words = line.split()
+        table |= dict.fromkeys(words, classes)
+    for letter, words in _CLOSED.items():
+        table |= dict.fromkeys(words.split(), letter)
+    return table
+
+
+def _classes(word: str, inside: bool) -> str:
+    """What a word can be, most frequent first; a word that the table lacks is judged by its shape."""
+    low = word.lower().replace("’", "'")
+    if known := _table().get(low):
+        return known
+    if not word[0].isalnum():
+        return "P" if low == "'s" else "," if word == "," else "O"
+    if word[0].isdigit():
+        return "M" if word.replace("-", "").isdigit() else "N"
+    if inside and word[0].isupper():
+        return "N"
+    for ending, letter in (("ing", "G"), ("ed", "D"), ("ly", "R")):
+        if low.endswith(ending) and len(low) > len(ending) + 2:
+            return "J" if "-" in low and letter != "R" else letter
+    return "N"
+
+
+def _decide(words: list[str], classes: list[str]) -> str:
+    """One class per word, from left to right, by what stands before and may stand after it."""
+    tags = ""
+    for i, (word, options) in enumerate(zip(words, classes, strict=True)):
+        before = tags[-1:] or "^"
+        after = classes[i + 1] if i + 1 < len(classes) else "$"
+        tags += options if len(options) == 1 and options in "TMAFUXPO,N" else _tag(word.lower(), options, before, after)
+        if tags[-1] == "N" and before == "N" and _is_verb_after(words[i - 1].lower(), word.lower(), options, after):
+            tags = tags[:-1] + "V"
+    return tags
+
+
+def _tag(word: str, options: str, before: str, after: str) -> str:
+    noun_follows = after[0] in "NJ" or (after[0] in "GDV" and "N" in after)
+    if before in "TMJP" and before != "^":  # inside a phrase: a modifier before a noun, else its head
+        if options[0] in "JGD":
+            if noun_follows or (after[0] in "A,GD" and options[0] == "J"):
+                return "J"
+            return options[0] if before == "M" else "N"
+        return "N" if options[0] != "R" else "R"
+    if word in _COLOURS and before == "F" and not noun_follows:
+        return "N"  # "dressed in red"
+    if before == "N" and noun_follows and word in _JOINING:
+        return "N"  # "a snow covered hill"
+    if options[0] == "D":
+        return "J" if before in "FA^," and noun_follows else "D"
+    if options[0] == "G":
+        return "N" if "N" in options and before == "F" and noun_follows else "G"
+    if before in "UVX" and "V" in options:
+        return "V"
+    return options[0]
+
+
+def _is_verb_after(noun: str, word: str, options: str, after: str) -> bool:
+    """Whether a word that may be a noun or a verb is the verb of the noun before it: "boy jumps", "dogs run"."""
+    if "G" in options:
+        return after[0] != "N"
+    if "V" not in options or after[0] in ("N", "P"):
+        return False
+    plural = noun.endswith("s") or noun in ("people", "men", "women", "children")
+    return plural != word.endswith("s")
+
+
+# --- spaCy -------------------------------------------------------------------------------------------------------
+
+
+def _spacy_model() -> tuple[str, str] | None:
+    """Name and version of the installed English model to use."""
+    try:
+        from spacy.util import get_installed_models, get_package_version
+    except ImportError:
+        return None
+    names = sorted((n for n in get_installed_models() if n.startswith("en_")), key=lambda n: (len(n), n))
+    return (names[0], get_package_version(names[0]) or "") if names else None
+
+
+@cache
+def _nlp(name: str, tags_only: bool) -> tuple[Language, threading.Lock]:
+    import spacy
+
+    return spacy.load(name, exclude=["ner", "lemmatizer", *(["parser"] if tags_only else [])]), threading.Lock()
+
+
+def _with_spacy(
+    captions: Iterable[str], chunks: Callable[[Doc], list[Span]], *, tags_only: bool
+) -> Iterable[list[Span]]:
+    name, _ = _spacy_model() or ("", "")
+    nlp, lock = _nlp(name, tags_only)
+    captions = list(captions)
+    with lock:
+        documents = list(nlp.pipe(captions)) if len(captions) > 1 else [nlp(c) for c in captions]
+    return [_merge_of(c, chunks(d)) for c, d in zip(captions, documents, strict=True)]
+
+
+def _chunks(document: Doc) -> list[Span]:
+    """Noun chunks whose head is no pronoun."""
+    return [(c.start_char, c.end_char) for c in document.noun_chunks if c.root.pos_ != "PRON"]
+
+
+def _tag_chunks(document: Doc) -> list[Span]:
+    letters = ""
+    for i, token in enumerate(document):
+        letter = "T" if token.tag_ == "DT" else token.tag_[0] if token.tag_[:2] in ("JJ", "NN") else "O"
+        joins = token.text == "-" and i > 0 and not (document[i - 1].whitespace_ or token.whitespace_)
+        letters += letters[-1] if joins else letter  # "t-shirt" is one word
+    spans = (m.span() for m in _GRAMMAR.finditer(letters))
+    return [(document[b].idx, document[e - 1].idx + len(document[e - 1])) for b, e in spans]
+
+
+def _merge_of(caption: str, spans: list[Span]) -> list[Span]:
+    """Join "a group" and "people" of "a group of people": it is one thing to look for."""
+    merged: list[Span] = []
+    for begin, end in spans:
+        if merged and caption[merged[-1][1] : begin].lower() == " of ":
+            head = caption[slice(*merged[-1])].split()[-1].lower()
+            if head in _COLLECTIVE or head.removesuffix("s") in _COLLECTIVE:
+                merged[-1] = (merged[-1][0], end)
+                continue
+        merged.append((begin, end))
+    return merged
