@@ -1,0 +1,141 @@
+"""Files of a data set: folders and tars alike, json with errors that name the file, whole-or-nothing writing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from openglip.errors import DataError
+from openglip.structures.sample import FileSlice, ImageReference
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+StrPath = str | os.PathLike[str]
+
+
+class Files:
+    """The files of a folder, or the members of an uncompressed tar, by their names with forward slashes.
+
+    Nothing is opened before it is asked for; of a tar only the headers are read, once.
+    Raises DataError when the path is missing or no tar.
+    """
+
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self._members: dict[str, FileSlice] | None = None
+        if self.path.is_file():
+            self._members = {s.name: s for s in tar_members(self.path)}
+        elif not self.path.is_dir():
+            raise DataError(f"{self.path}: no such folder or tar")
+
+    def find(self, name: str) -> str | FileSlice | None:
+        """The file of this name; also tried: its last two parts and its last part. None when there is none."""
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for tail in dict.fromkeys((name, "/".join(parts[-2:]), parts[-1] if parts else name)):
+            if self._members is not None:
+                if tail in self._members:
+                    return self._members[tail]
+            elif (self.path / tail).is_file():
+                return str(self.path / tail)
+        return None
+
+    def reference(self, name: str) -> str | FileSlice:
+        """The file of this name, or the path where it should be; whoever opens it will say that it is missing."""
+        return self.find(name) or str(self.path / name)
+
+    def by_stem(self) -> dict[str, str | FileSlice]:
+        """Every image by its name without folder and suffix (Flickr30k: ID.jpg or ID.webp)."""
+        if self._members is not None:
+            found: dict[str, str | FileSlice] = {**self._members}
+        else:
+            found = {str(p): str(p) for p in sorted(self.path.rglob("*")) if p.is_file()}
+        return {PurePosixPath(n).stem: f for n, f in found.items() if n.lower().endswith(IMAGE_SUFFIXES)}
+
+    def texts(self, suffix: str) -> Iterator[tuple[str, str]]:
+        """Name without folder and suffix, and text, of every file with a suffix, in the order of the names."""
+        if self._members is not None:
+            for name in sorted(n for n in self._members if n.endswith(suffix)):
+                yield PurePosixPath(name).stem, decode(self._members[name].read(), f"{self.path}:{name}")
+        else:
+            for file in sorted(self.path.rglob(f"*{suffix}")):
+                yield file.stem, decode(file.read_bytes(), file)
+
+
+def tar_members(path: StrPath) -> Iterator[FileSlice]:
+    """The regular files of an uncompressed tar as slices of it, in their order. Raises DataError."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isfile():
+                    yield FileSlice(str(path), member.offset_data, member.size, name=member.name)
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"{path}: not a readable uncompressed tar: {error}") from error
+
+
+def image_size(image: ImageReference) -> tuple[int, int]:
+    """(height, width) from the header alone, as stored (no EXIF turn). Raises DataError that names the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    content = image.read() if isinstance(image, FileSlice) else image
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
+            return picture.height, picture.width
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{image if not isinstance(image, bytes) else 'image'}: can't read its size: {error}"
+        ) from error
+
+
+def image_content(image: ImageReference) -> bytes:
+    """The encoded bytes of an image. Raises DataError when the file is missing."""
+    try:
+        if isinstance(image, bytes):
+            return image
+        return image.read() if isinstance(image, FileSlice) else Path(image).read_bytes()
+    except OSError as error:
+        raise DataError(f"{image}: {error.strerror or error}") from error
+
+
+def read_json(path: StrPath) -> object:
+    """A json file. Raises DataError with file, line and column."""
+    try:
+        return json.loads(decode(Path(path).read_bytes(), path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: not json at line {error.lineno}, column {error.colno}: {error.msg}") from error
+
+
+def read_lines(path: StrPath) -> list[str]:
+    """The lines of a text file that are not blank, stripped."""
+    try:
+        return [line.strip() for line in decode(Path(path).read_bytes(), path).splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def decode(content: bytes, path: object) -> str:
+    """UTF-8 text, without a byte order mark. Raises DataError."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+
+
+@contextmanager
+def whole_file(path: StrPath, mode: str = "w") -> Iterator[IO]:
+    """Open a file for writing under a temporary name; it gets its own name when all went well."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

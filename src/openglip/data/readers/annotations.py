@@ -1,0 +1,70 @@
+"""What all readers share: raw boxes become boxes of a Sample, and whatever is left out is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from openglip.data.findings import Findings
+from openglip.errors import DataError
+from openglip.structures import boxes as bx
+
+Span = tuple[int, int]
+
+
+def usable_boxes(
+    boxes: Sequence[Sequence[float]], size: tuple[int, int], findings: Findings, file: object, id: str | int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clip xyxy boxes to the picture; return those with an area (K x 4 float32) and their K rows of the input.
+
+    Recorded: box_not_finite and box_degenerate (left out), box_outside (more than one pixel beyond the border; what is
+    inside stays).
+    """
+    raw = np.asarray(boxes, np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
+    finite: np.ndarray = np.isfinite(raw).all(axis=1)
+    filled: np.ndarray = finite & (raw[:, 2:] > raw[:, :2]).all(axis=1)
+    clipped = bx.clip(np.where(finite[:, None], raw, 0), *size).astype(np.float32)
+    keep: np.ndarray = filled & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    outside = filled & ((np.abs(raw - clipped) > 1.0).any(axis=1) | ~keep)
+    for i in np.flatnonzero(~finite | ~filled | outside):
+        kind = "box_not_finite" if not finite[i] else "box_outside" if filled[i] else "box_degenerate"
+        corners = ", ".join(f"{v:g}" for v in raw[i])
+        findings.add(kind, file, id, f"box {i}: ({corners}) in a picture of {size[1]} x {size[0]}")
+    return clipped[keep], np.flatnonzero(keep)
+
+
+def usable_spans(spans: object, caption: str, findings: Findings, file: object, id: str | int | None) -> list[Span]:
+    """Half-open character spans inside the caption; others are left out and recorded as span_outside."""
+    usable: list[Span] = []
+    if not isinstance(spans, list):
+        findings.add("span_outside", file, id, f"spans are no list: {spans!r:.60}")
+        return usable
+    for span in spans:
+        well_formed = isinstance(span, list | tuple) and len(span) == 2 and all(isinstance(x, int) for x in span)
+        if well_formed and 0 <= span[0] < span[1] <= len(caption):
+            usable.append((span[0], span[1]))
+        else:
+            findings.add("span_outside", file, id, f"span {span!r:.60} in a caption of {len(caption)} characters")
+    return usable
+
+
+def record(item: object, keys: Sequence[str], file: object, place: str) -> dict[str, Any]:
+    """`item` as an object that has these keys. Raises DataError with file and place."""
+    if not isinstance(item, dict):
+        raise DataError(f"{file}: {place} is no object: {item!r:.60}")
+    missing = [key for key in keys if key not in item]
+    if missing:
+        raise DataError(f"{file}: {place} has no {', '.join(map(repr, missing))}")
+    return item
+
+
+def numbers(values: object, count: int) -> list[float] | None:
+    """`values` as `count` floats (not finite ones too: they are sorted out later), or None."""
+    if isinstance(values, list | tuple) and len(values) == count:
+        try:
+            return [float(v) for v in values]
+        except (TypeError, ValueError):
+            return None
+    return None

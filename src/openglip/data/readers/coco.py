@@ -1,0 +1,176 @@
+"""COCO instances json.
+
+    {"images": [{"id", "file_name", "width", "height"}], "categories": [{"id", "name"}],
+     "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, width, height], "iscrowd"?}]}
+
+Boxes are in pixels, x2 = x + width. Category ids may have gaps; a sample's categories are the names by rising id. Crowd
+boxes are left out (note `crowd`). Also understood: `info.source_categories`, a list of category ids per `source` of the
+images, for files merged from sources that each label only their own classes.
+Source: cocodataset.org, "Data format".
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openglip.data.files import Files, StrPath, image_size, read_json
+from openglip.data.findings import Findings
+from openglip.data.readers.annotations import numbers, record, usable_boxes
+from openglip.errors import DataError
+from openglip.structures.sample import Sample
+
+Id = int | str
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A parsed file: its pictures, the annotations of each in the file's order, the name of each category id."""
+
+    path: Path
+    info: dict[str, Any]
+    images: list[dict[str, Any]]
+    annotations: dict[Id, list[dict[str, Any]]]
+    names: dict[Id, str]
+
+
+def read_coco(
+    path: StrPath,
+    images: StrPath | None = None,
+    *,
+    exhaustive: bool | Collection[str] = True,
+    source: str | None = None,
+    findings: Findings | None = None,
+) -> Iterator[Sample]:
+    """Every picture of a file with its boxes, pictures without boxes included, in the file's order.
+
+    images: folder or uncompressed tar of the pictures; None: looked for beside the file.
+    exhaustive: every object of the categories has a box; or the names of the sources (`source` of the pictures) of
+    which that is true. source: name given to the samples; None: the picture's own, or the file's.
+    findings: collects what is left out; None: logged. Raises DataError when the file is no COCO json.
+    """
+    report = findings if findings is not None else Findings(keep=False)
+    file = load_coco(path, report)
+    files = image_files(file, images)
+    categories = _Categories(file)
+    for image in file.images:
+        size = stored_size(image, files)
+        found, ids = boxes_of(image, file, size, report)
+        names, index = categories.of(image.get("source"), ids)
+        origin = image.get("source")
+        yield Sample(
+            image=files.reference(str(image["file_name"])),
+            size=size,
+            boxes=found,
+            categories=names,
+            labels=[index[i] for i in ids],  # type: ignore[arg-type]
+            exhaustive=exhaustive if isinstance(exhaustive, bool) else origin in exhaustive,
+            image_id=image["id"],
+            source=source or str(origin or file.path.stem),
+        )
+    if findings is None:
+        report.log(path)
+
+
+def load_coco(path: StrPath, findings: Findings) -> CocoFile:
+    """Parse a file and sort its annotations by picture; what can't be placed is recorded.
+
+    Recorded: duplicate_id (pictures: the first stays; annotations, categories), annotation_without_image, malformed.
+    """
+    top = record(read_json(path), ("images", "annotations"), path, "the file")
+    images: dict[Id, dict[str, Any]] = {}
+    for i, item in enumerate(top["images"]):
+        image = record(item, ("id", "file_name" if "coco_url" not in item else "coco_url"), path, f"image {i}")
+        if image["id"] in images:
+            findings.add("duplicate_id", path, image["id"], f"two images have the id {image['id']!r}")
+        else:
+            images[image["id"]] = image
+    names: dict[Id, str] = {}
+    for i, item in enumerate(top.get("categories", [])):
+        category = record(item, ("id", "name"), path, f"category {i}")
+        if category["id"] in names:
+            findings.add("duplicate_id", path, category["id"], f"two categories have the id {category['id']!r}")
+        names.setdefault(category["id"], str(category["name"]))
+    annotations: dict[Id, list[dict[str, Any]]] = defaultdict(list)
+    seen: set[Id] = set()
+    for i, item in enumerate(top["annotations"]):
+        annotation = record(item, ("image_id",), path, f"annotation {i}")
+        own = annotation.get("id")
+        if own is not None and own in seen:
+            findings.add("duplicate_id", path, own, f"two annotations have the id {own!r}")
+        seen.add(own)  # type: ignore[arg-type]
+        if annotation["image_id"] not in images:
+            findings.add("annotation_without_image", path, own, f"there is no image {annotation['image_id']!r}")
+        else:
+            annotations[annotation["image_id"]].append(annotation)
+    info = top.get("info") if isinstance(top.get("info"), dict) else {}
+    return CocoFile(Path(path), info, list(images.values()), annotations, dict(sorted(names.items(), key=_by_id)))  # type: ignore[arg-type]
+
+
+def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findings: Findings) -> tuple[Any, list[Id]]:
+    """The usable boxes of a picture as xyxy, and the category id of each."""
+    rows, ids = [], []
+    for annotation in file.annotations.get(image["id"], []):
+        own = annotation.get("id")
+        bbox = numbers(annotation.get("bbox"), 4)
+        if annotation.get("iscrowd"):
+            findings.add("crowd", file.path, own, "a crowd")
+        elif bbox is None:
+            findings.add("malformed", file.path, own, f"bbox is not four numbers: {annotation.get('bbox')!r:.60}")
+        elif annotation.get("category_id") not in file.names:
+            findings.add("unmapped_class", file.path, own, f"there is no category {annotation.get('category_id')!r}")
+        else:
+            # one at a time, so that a finding names the annotation and not only its picture
+            box, _ = usable_boxes(
+                [[bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]]], size, findings, file.path, own
+            )
+            rows.extend(box)
+            ids.extend([annotation["category_id"]] * len(box))
+    return rows, ids
+
+
+def image_files(file: CocoFile, images: StrPath | None) -> Files:
+    """The pictures of a file: in the folder or tar given, else in the first usual place that holds its first one."""
+    if images is not None:
+        return Files(images)
+    folder, stem = file.path.parent, file.path.stem.removeprefix("instances_")
+    places = [base / name for base in (folder, folder.parent) for name in ("images", stem, f"images/{stem}", ".")]
+    tars = [base / f"{name}.tar" for base in (folder, folder.parent) for name in ("images", stem)]
+    usable = [Files(p) for p in places if p.is_dir()] + [Files(p) for p in tars if p.is_file()]
+    first = str(file.images[0].get("file_name", "")) if file.images else ""
+    return next((f for f in usable if f.find(first)), Files(folder))
+
+
+def stored_size(image: dict[str, Any], files: Files) -> tuple[int, int]:
+    """(height, width) as the file says, or from the picture's header where it does not say."""
+    height, width = image.get("height"), image.get("width")
+    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+        return height, width
+    if height is None and width is None:
+        return image_size(files.reference(str(image["file_name"])))
+    raise DataError(f"image {image['id']!r}: height and width are {height!r} and {width!r}")
+
+
+class _Categories:
+    """Names of a source in the order of their ids, and the index of each id in them."""
+
+    def __init__(self, file: CocoFile) -> None:
+        self.names = file.names
+        per_source = file.info.get("source_categories")
+        self.per_source: dict[str, list[Id]] = per_source if isinstance(per_source, dict) else {}
+        self.made: dict[frozenset[Id], tuple[tuple[str, ...], dict[Id, int]]] = {}
+
+    def of(self, source: object, used: list[Id]) -> tuple[tuple[str, ...], dict[Id, int]]:
+        listed = self.per_source.get(str(source))
+        key = frozenset(self.names if listed is None else [*listed, *used])
+        if key not in self.made:
+            ids = [i for i in self.names if i in key]
+            self.made[key] = tuple(self.names[i] for i in ids), {c: n for n, c in enumerate(ids)}
+        return self.made[key]
+
+
+def _by_id(item: tuple[Id, str]) -> tuple[bool, Id]:
+    return isinstance(item[0], str), item[0]

@@ -1,0 +1,98 @@
+"""A view: one picture as it is trained on once, with its prompt. Transforms take a view and give a view.
+
+Boxes of views count their corners as pixels of the box (x2 = x + width - 1), as the official code trains them.
+Source: GLIP_SPEC 8.4.9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from openglip.data.prompts import TrainingPrompt
+from openglip.errors import DataError
+from openglip.images.read import read_image
+from openglip.prompts.text import Spans
+from openglip.structures import boxes as bx
+from openglip.structures.sample import FileSlice, Sample
+
+PromptFunction = Callable[[Sample, random.Random, np.random.RandomState], TrainingPrompt]
+"""Makes the prompt of a sample; `data.prompts` has three, `functools.partial` sets their numbers."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """image: H x W x 3 uint8 RGB. boxes: N x 4 float32, inclusive corners in its pixels. spans: per box its character
+    ranges in `caption`. labels: N int64, index into the source's categories, or None. dropped: boxes without room in
+    the prompt.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    caption: str
+    spans: tuple[Spans, ...]
+    labels: np.ndarray | None = None
+    dropped: int = 0
+
+    def select(self, keep: np.ndarray) -> View:
+        """The same view with the boxes of a mask, and their spans and labels."""
+        rows = np.flatnonzero(keep)
+        spans = tuple(self.spans[i] for i in rows)
+        return dataclasses.replace(
+            self, boxes=self.boxes[rows], spans=spans, labels=None if self.labels is None else self.labels[rows]
+        )
+
+
+Transform = Callable[[View, random.Random], View]
+
+
+def load(sample: Sample) -> tuple[np.ndarray, Sample]:
+    """Read a sample's picture; its boxes follow when the stored picture is smaller or larger with the same aspect.
+
+    Raises ImageError, or DataError when the picture's size is another one.
+    """
+    image = read_image(sample.image.read() if isinstance(sample.image, FileSlice) else sample.image)
+    height, width = image.shape[:2]
+    if (height, width) == sample.size:
+        return image, sample
+    if not same_aspect((height, width), sample.size):
+        raise DataError(
+            f"{sample.where}: the picture has {width} x {height} pixels, its boxes are for "
+            f"{sample.size[1]} x {sample.size[0]}"
+        )
+    boxes = bx.scale(sample.boxes, width / sample.size[1], height / sample.size[0])
+    return image, dataclasses.replace(sample, boxes=boxes, size=(height, width))
+
+
+def same_aspect(stored: tuple[int, int], annotated: tuple[int, int]) -> bool:
+    """True where one size is the other one scaled, up to rounding to whole pixels."""
+    factor = (stored[0] + stored[1]) / (annotated[0] + annotated[1])
+    return all(abs(side - factor * other) <= 1.0 for side, other in zip(stored, annotated, strict=True))
+
+
+def training_boxes(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Plain xyxy boxes with inclusive corners inside a picture of `size`, and their rows in the input.
+
+    What is one pixel wide or high vanishes, as in the official code.
+    """
+    height, width = size
+    inclusive = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
+    inclusive = bx.clip(inclusive, height - 1, width - 1)
+    keep = (inclusive[:, 2:] > inclusive[:, :2]).all(1)
+    return inclusive[keep], np.flatnonzero(keep)
+
+
+def make_view(
+    image: np.ndarray, sample: Sample, prompt: PromptFunction, rng: random.Random, numpy_rng: np.random.RandomState
+) -> View:
+    """Picture, boxes and prompt of a loaded sample; boxes of one pixel are left out before the prompt is made."""
+    boxes, rows = training_boxes(sample.boxes, sample.size)
+    if len(rows) < len(sample):
+        sample = dataclasses.replace(sample, **sample.select(rows))  # type: ignore[arg-type]
+    words = prompt(sample, rng, numpy_rng)
+    labels = None if sample.labels is None else sample.labels[words.kept]
+    return View(image, boxes[words.kept], words.caption, words.spans, labels, words.dropped)

@@ -1,0 +1,114 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from openglip.data.batches import Example, batch_stream, collate
+from openglip.data.mixtures import Mixture, Source
+from openglip.data.prompts import caption_prompt, detection_prompt_with_negatives
+from openglip.data.transforms import Colour, Crop, Flip, Resize
+from openglip.data.views import View
+from openglip.errors import DataError
+from openglip.images.prepare import Preparation
+from openglip.structures.sample import Sample
+
+TRANSFORMS = (Crop(), Colour(), Resize((32, 48), 64), Flip())
+NAMES = ("cat", "dog", "bus")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def mixture(folder, mosaic=0.0):
+    detection = [
+        Sample(
+            str(folder / f"{i}.png"), (40, 60), [[5, 5, 30, 30], [20, 10, 50, 39]][: i % 3], categories=NAMES,
+            labels=[i % 3, 1][: i % 3], exhaustive=True, image_id=i,
+        )
+        for i in range(6)
+    ]  # fmt: skip
+    captions = [
+        Sample(str(folder / f"{i}.png"), (80, 120), [[10, 10, 60, 60]], "the left dog", (((9, 12),),), image_id=f"c{i}")
+        for i in range(6)
+    ]
+    sources = [
+        Source("detection", detection, detection_prompt_with_negatives, copies=2, mosaic=mosaic),
+        Source("captions", captions, caption_prompt),
+    ]
+    return Mixture(sources, seed=1)
+
+
+def take(count, stream):
+    return list(itertools.islice(stream, count))
+
+
+def same(one, two):
+    return (
+        torch.equal(one.images, two.images)
+        and one.captions == two.captions
+        and one.image_ids == two.image_ids
+        and all(
+            torch.equal(x, y) for a, b in zip(one.targets, two.targets, strict=True) for x, y in zip(a, b, strict=True)
+        )
+    )
+
+
+def test_batches_are_the_same_for_any_number_of_workers_and_after_a_stop(folder):
+    here = take(6, batch_stream(mixture(folder, 0.5), TRANSFORMS, Preparation(), 3))
+    workers = take(4, batch_stream(mixture(folder, 0.5), TRANSFORMS, Preparation(), 3, workers=2, start=2))
+    assert all(same(one, two) for one, two in zip(here[2:], workers, strict=True))
+    assert not same(here[0], here[1])
+
+
+def test_a_batch_holds_what_the_criterion_takes(folder):
+    for batch in take(10, batch_stream(mixture(folder), TRANSFORMS, Preparation(multiple=32), 4)):
+        assert batch.images.dtype == torch.float32
+        assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
+        assert batch.ids.shape == batch.mask.shape == (4, int(batch.mask.sum(1).max()))
+        for (boxes, tokens), labels, source in zip(batch.targets, batch.labels, batch.sources, strict=True):
+            assert boxes.dtype == torch.float32
+            assert tokens.dtype == torch.bool
+            assert tokens.shape == (len(boxes), batch.ids.shape[1])
+            assert tokens.any(1).all()
+            assert (labels is None) == (source == "captions")
+            assert labels is None or len(labels) == len(boxes)
+
+
+def test_pictures_without_boxes_are_negatives(folder):
+    batches = take(30, batch_stream(mixture(folder), TRANSFORMS, Preparation(), 2))
+    empty = [boxes for batch in batches for (boxes, _) in batch.targets if not len(boxes)]
+    assert empty
+
+
+def test_a_broken_picture_is_replaced_counted_and_said(folder, caplog):
+    (folder / "2.png").write_bytes(b"no picture")
+    batches = take(12, batch_stream(mixture(folder), TRANSFORMS, Preparation(), 3))
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert failures
+    assert "2.png" in failures[0]
+    assert "2.png" in caplog.text
+    for i in range(6):
+        (folder / f"{i}.png").unlink()
+    with pytest.raises(DataError, match="in a row"):
+        next(batch_stream(mixture(folder), TRANSFORMS, Preparation(), 3))
+
+
+def test_boxes_whose_words_lie_beyond_the_limit_are_dropped_and_counted():
+    image = np.zeros((32, 32, 3), np.uint8)
+    boxes = np.array([[0, 0, 9, 9], [5, 5, 20, 20]], np.float32)
+    view = View(image, boxes, "dog " * 20 + "cat", (((0, 3),), ((80, 83),)), np.array([0, 1]), dropped=3)
+    batch = collate([Example(view, "a", 1)], Preparation(), max_tokens=10, pad_to=16)
+    assert batch.ids.shape == (1, 16)
+    assert batch.mask.sum() == 10
+    ((kept, tokens),) = batch.targets
+    torch.testing.assert_close(kept, torch.tensor([[0.0, 0, 9, 9]]))
+    assert tokens[0].nonzero().tolist() == [[1]]
+    assert batch.labels[0].tolist() == [0]
+    assert batch.dropped == 4
