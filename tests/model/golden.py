@@ -1,4 +1,7 @@
-"""Fill a model with the goldens' synthetic weights and read their arrays."""
+"""Fill a model with the goldens' synthetic weights and read their arrays.
+
+The full set lies in ../shared; a small committed subset in tests/goldens serves where that is absent.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,34 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+TESTS = Path(__file__).resolve().parents[1]
+FOLDERS = (TESTS.parents[1] / "shared" / "goldens", TESTS / "goldens")
 
 
-def load_fill(folder: Path):
-    """The module fill.py of a golden folder."""
-    spec = importlib.util.spec_from_file_location("golden_fill", folder / "fill.py")
+def golden_path(name: str) -> Path:
+    """A golden file: the full one, else the committed one, else the test is skipped."""
+    for folder in FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    pytest.skip(f"golden {name} is neither in ../shared nor in the committed subset")
+
+
+def golden_arrays(name: str) -> dict[str, np.ndarray]:
+    with np.load(golden_path(name), allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def golden_json(name: str) -> dict:
+    return json.loads(golden_path(name).read_text())
+
+
+def load_fill(path: Path | None = None):
+    """The module fill.py."""
+    spec = importlib.util.spec_from_file_location("golden_fill", path or golden_path("fill.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -21,16 +45,20 @@ def load_fill(folder: Path):
     return module
 
 
-def fill_model(model: nn.Module, folder: Path) -> nn.Module:
+def fill_model(model: nn.Module) -> nn.Module:
     """Give every parameter the golden value of its official key."""
-    fill = load_fill(folder)
+    fill = load_fill()
     state = {key: torch.from_numpy(fill.tensor(key, tuple(value.shape))) for key, value in model.state_dict().items()}
     model.load_state_dict(state, strict=True)
     return model.eval()
 
 
-def read(folder: Path, name: str) -> tuple[dict[str, np.ndarray], dict]:
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-        data = {key: arrays[key] for key in arrays.files}
-    description = folder / f"{name}.json"
-    return data, json.loads(description.read_text()) if description.exists() else {}
+def network_input(images: list[np.ndarray], height: int, width: int) -> Tensor:
+    """Images at their own size, normalised, in the top left corners of one zero batch."""
+    from openglip.images.prepare import normalise
+    from openglip.model.builders import OFFICIAL_INPUT
+
+    batch = torch.zeros(len(images), 3, height, width)
+    for row, image in zip(batch, images, strict=True):
+        row[:, : image.shape[0], : image.shape[1]] = normalise(image, OFFICIAL_INPUT)
+    return batch

@@ -1,0 +1,506 @@
+"""`Detector`: photos and words in, `Detections` out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, TypeAlias, cast, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from openglip.errors import ConfigError, ImageError, PromptError
+from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
+from openglip.images.read import ImageSource, describe, read_image
+from openglip.model.head import HeadOutputs
+from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
+from openglip.predict.text import EncodedText, TextEncoder, stack
+from openglip.prompts.text import part_names
+from openglip.structures.detections import Detections
+
+OnError = Literal["raise", "record"]
+Precision = Literal["fp32", "bf16", "auto"]
+Threshold: TypeAlias = "float | Sequence[float] | dict[str, float] | None"
+
+# Network pixels of one batch on a CPU: one GLIP image of 800 x 1344, or eight of the embedded model's size.
+CPU_BATCH_PIXELS = 1_100_000
+GPU_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """The image side of a detection (with fusion: backbone and pyramid only), for the detector that encoded it.
+
+    pyramid: maps of one padded image; network_size: its un-padded (height, width); image_size: of the original.
+    """
+
+    owner: object
+    pyramid: list[Tensor]
+    network_size: tuple[int, int]
+    image_size: tuple[int, int]
+    source: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An image that is read and resized but not yet encoded, or the error that came instead."""
+
+    pixels: Tensor | None
+    image_size: tuple[int, int]
+    source: str | None
+    error: ImageError | None = None
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        assert self.pixels is not None
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+
+ImageLike: TypeAlias = "ImageSource | EncodedImage"
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the caller asked of a detection, apart from images and words."""
+
+    threshold: Threshold
+    top_k: int | None
+    nms_iou: float
+    class_agnostic: bool
+    preparation: Preparation
+    batch_size: int | None
+    on_error: OnError
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k is {self.top_k}; it must be at least 1, or None for no cap")
+        if not 0 <= self.nms_iou <= 1:
+            raise ConfigError(f"nms_iou is {self.nms_iou}; it must lie within 0 and 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.on_error not in ("raise", "record"):
+            raise ConfigError(f"on_error is {self.on_error!r}; it must be 'raise' or 'record'")
+
+
+class Detector:
+    """Finds words on photos with one model. Holds no state besides bounded caches; safe to use from several threads.
+
+    model: a built model (`openglip.load` makes one by name); it is put into eval mode and moved to `device`.
+    precision: "fp32", "bf16" (autocast), "auto" (bf16 where the device is natively fast at it).
+    """
+
+    def __init__(self, model: nn.Module, *, device: str | torch.device = "auto", precision: Precision = "fp32") -> None:
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.model: Any = model.eval().to(self.device)
+        self._text = TextEncoder(self.model, self)
+
+    def detect(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        categories: Any,
+        *,
+        threshold: Threshold = None,
+        top_k: int | None = 100,
+        nms_iou: float = 0.6,
+        class_agnostic: bool = False,
+        short_side: int | None = None,
+        max_side: int | None = None,
+        batch_size: int | None = None,
+        chunk_size: int | None = None,
+        distractors: Sequence[str] = (),
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Boxes of every category on one image or several.
+
+        images: one (path, bytes, PIL, H x W x 3 uint8 RGB, tensor 3 x H x W, or from `encode`) or an iterable.
+        categories: a list of names for all images, one list per image, one string parted at full stops and commas, or
+        from `encode_text`. threshold: None, the model's own; a number; a list or dict per category; 0, the official
+        set. top_k: boxes per image, ties kept; None: no cap. chunk_size: names per prompt, None: as many as fit.
+        distractors: words that take part in the prompt only. short_side, max_side: of the resized image, in pixels.
+        Returns one `Detections` for one image, else a list in order. Raises ImageError, PromptError, ConfigError.
+        """
+        single = is_single(images)
+        found = self.stream(
+            [images] if single else cast("Iterable[ImageLike]", images),
+            categories,
+            threshold=threshold,
+            top_k=top_k,
+            nms_iou=nms_iou,
+            class_agnostic=class_agnostic,
+            short_side=short_side,
+            max_side=max_side,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            distractors=distractors,
+            on_error=on_error,
+        )
+        return next(found) if single else list(found)
+
+    def ground(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        captions: str | Sequence[str],
+        *,
+        phrases: Sequence[Any] | None = None,
+        threshold: Threshold = None,
+        top_k: int | None = 100,
+        nms_iou: float = 0.6,
+        class_agnostic: bool = False,
+        short_side: int | None = None,
+        max_side: int | None = None,
+        batch_size: int | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Boxes of the phrases of a caption on one image or several.
+
+        captions: one for all images, or one per image. phrases: per image a list whose items are strings, (start, end)
+        character spans, or lists of spans; for one image or one caption the list itself; None: noun phrases are found.
+        Other arguments and the result are those of `detect`, with `caption` and `phrase_spans`.
+        """
+        single = is_single(images)
+        found = self.stream(
+            [images] if single else cast("Iterable[ImageLike]", images),
+            captions=captions,
+            phrases=[phrases] if single and phrases is not None and not isinstance(captions, str) else phrases,
+            threshold=threshold,
+            top_k=top_k,
+            nms_iou=nms_iou,
+            class_agnostic=class_agnostic,
+            short_side=short_side,
+            max_side=max_side,
+            batch_size=batch_size,
+            on_error=on_error,
+        )
+        return next(found) if single else list(found)
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        categories: Any = None,
+        *,
+        captions: str | Iterable[str] | None = None,
+        phrases: Iterable[Any] | None = None,
+        threshold: Threshold = None,
+        top_k: int | None = 100,
+        nms_iou: float = 0.6,
+        class_agnostic: bool = False,
+        short_side: int | None = None,
+        max_side: int | None = None,
+        batch_size: int | None = None,
+        chunk_size: int | None = None,
+        distractors: Sequence[str] = (),
+        on_error: OnError = "raise",
+    ) -> Iterator[Detections]:
+        """`detect` (categories) or `ground` (captions) over any number of images, in order and in constant memory."""
+        if (categories is None) == (captions is None):
+            raise ConfigError("give either categories or captions")
+        settings = _Settings(
+            threshold, top_k, nms_iou, class_agnostic, self._preparation(short_side, max_side), batch_size, on_error
+        )
+        if captions is None:
+            texts = self._category_texts(categories, distractors, chunk_size)
+        else:
+            texts = self._caption_texts(captions, phrases)
+        return self._stream(iter(images), texts, settings)
+
+    @overload
+    def encode(self, images: ImageSource, **sides: int | None) -> EncodedImage: ...
+    @overload
+    def encode(self, images: Iterable[ImageSource], **sides: int | None) -> list[EncodedImage]: ...
+    def encode(self, images: Any, *, short_side: int | None = None, max_side: int | None = None) -> Any:
+        """What can be reused of images for many prompts; with fusion that is backbone and pyramid only."""
+        preparation = self._preparation(short_side, max_side)
+        single = is_single(images)
+        encoded = []
+        for image in [images] if single else images:
+            opened = self._open(image, preparation, "raise")
+            encoded.append(self._encode_batch([cast("_Opened", opened)], preparation)[0])
+        return encoded[0] if single else encoded
+
+    def encode_text(
+        self, categories: str | Sequence[str], *, distractors: Sequence[str] = (), chunk_size: int | None = None
+    ) -> EncodedText:
+        """What can be reused of category names for many images; accepted wherever categories are."""
+        names = part_names(categories) if isinstance(categories, str) else categories
+        with self._inference():
+            return self._text.categories(names, distractors, chunk_size)
+
+    # ---- words
+
+    def _category_texts(
+        self, categories: Any, distractors: Sequence[str], chunk_size: int | None
+    ) -> Iterator[EncodedText]:
+        """An endless or per-image series of encoded vocabularies."""
+
+        def encode(item: Any) -> EncodedText:
+            if isinstance(item, EncodedText):
+                return self._own(item)
+            return self.encode_text(item, distractors=distractors, chunk_size=chunk_size)
+
+        if isinstance(categories, (str, EncodedText)):
+            return _forever(encode(categories))
+        items = list(categories)
+        if all(isinstance(item, str) for item in items):
+            return _forever(encode(items))
+        return (encode(item) for item in items)
+
+    def _caption_texts(self, captions: str | Iterable[str], phrases: Iterable[Any] | None) -> Iterator[EncodedText]:
+        per_image = None if phrases is None else list(phrases)
+        if isinstance(captions, str):
+            if per_image is None or not _is_nested(per_image):
+                with self._inference():
+                    return _forever(self._text.caption(captions, per_image))
+            captions = [captions] * len(per_image)
+        captions = list(captions)
+        if per_image is not None and len(per_image) != len(captions):
+            raise PromptError(
+                f"{len(captions)} captions but {len(per_image)} lists of phrases: give one list per caption"
+            )
+        return self._encode_captions(captions, per_image or [None] * len(captions))
+
+    def _encode_captions(self, captions: list[str], phrases: list[Any]) -> Iterator[EncodedText]:
+        for caption, items in zip(captions, phrases, strict=True):
+            with self._inference():
+                encoded = self._text.caption(caption, items)
+            yield encoded
+
+    def _own(self, item: Any) -> Any:
+        if item.owner is not self:
+            raise ConfigError("this was encoded by another detector: encode it with the one that uses it")
+        return item
+
+    # ---- images
+
+    def _preparation(self, short_side: int | None, max_side: int | None) -> Preparation:
+        preparation: Preparation = self.model.preparation
+        if short_side is not None:
+            preparation = replace(preparation, short_side=short_side)
+        return replace(preparation, max_side=max_side) if max_side is not None else preparation
+
+    def _open(self, image: ImageLike, preparation: Preparation, on_error: OnError) -> _Opened | EncodedImage:
+        if isinstance(image, EncodedImage):
+            return self._own(image)
+        source = describe(image) if isinstance(image, (str, os.PathLike)) else None
+        try:
+            pixels = read_image(image)
+        except ImageError as error:
+            if on_error == "raise":
+                raise
+            return _Opened(None, (0, 0), source or describe(image), error)
+        return _Opened(prepare(pixels, preparation), (pixels.shape[0], pixels.shape[1]), source)
+
+    def _encode_batch(self, opened: Sequence[_Opened], preparation: Preparation) -> list[EncodedImage]:
+        """Images of equal padded size as one batch."""
+        batch = pad_batch([cast("Tensor", o.pixels) for o in opened], preparation.multiple)
+        with self._inference():
+            pyramid = self.model.encode_image(batch.to(self.device))
+        return [
+            EncodedImage(self, [level[i : i + 1] for level in pyramid], o.network_size, o.image_size, o.source)
+            for i, o in enumerate(opened)
+        ]
+
+    # ---- the pass
+
+    def _stream(
+        self, images: Iterator[ImageLike], texts: Iterator[EncodedText], settings: _Settings
+    ) -> Iterator[Detections]:
+        """Read a window of images, run equal sizes as batches, yield in order."""
+        place = 0
+        window = 1
+        while chunk := list(islice(images, window)):
+            opened = [self._open(image, settings.preparation, settings.on_error) for image in chunk]
+            words = []
+            for i in range(len(chunk)):
+                text = next(texts, None)
+                if text is None:
+                    raise PromptError(f"image {place + i} has no words: give one list or caption per image")
+                words.append(text)
+            results: list[Detections | None] = [None] * len(chunk)
+            groups: dict[Any, list[int]] = {}
+            for i, item in enumerate(opened):
+                if isinstance(item, _Opened) and item.error is not None:
+                    results[i] = _failed(item, words[i])
+                    continue
+                size = padded_size(*item.network_size, settings.preparation.multiple)
+                groups.setdefault((size, isinstance(item, EncodedImage)), []).append(i)
+            for (size, _), members in groups.items():
+                step = self._batch_size(size, settings)
+                window = max(window, min(4 * step, 64)) if step > 1 else window
+                for b in range(0, len(members), step):
+                    part = members[b : b + step]
+                    found = self._run([opened[i] for i in part], [words[i] for i in part], settings)
+                    for i, detections in zip(part, found, strict=True):
+                        results[i] = detections
+            yield from cast("list[Detections]", results)
+            place += len(chunk)
+
+    def _batch_size(self, size: tuple[int, int], settings: _Settings) -> int:
+        if settings.batch_size is not None:
+            return settings.batch_size
+        return GPU_BATCH if self.device.type != "cpu" else max(1, CPU_BATCH_PIXELS // (size[0] * size[1]))
+
+    def _run(
+        self, opened: Sequence[_Opened | EncodedImage], words: Sequence[EncodedText], settings: _Settings
+    ) -> list[Detections]:
+        """One batch of equal padded size: encode, align with each prompt, collect per image."""
+        if isinstance(opened[0], _Opened):
+            encoded = self._encode_batch(cast("Sequence[_Opened]", opened), settings.preparation)
+        else:
+            encoded = cast("list[EncodedImage]", list(opened))
+        found: list[list[Found]] = [[] for _ in encoded]
+        for p in range(max(len(w.prompts) for w in words)):
+            members = [i for i, w in enumerate(words) if p < len(w.prompts)]
+            prompts = [words[i].prompts[p] for i in members]
+            pyramid = [torch.cat(level) for level in zip(*(encoded[i].pyramid for i in members), strict=True)]
+            with self._inference():
+                outputs: HeadOutputs = self.model.align(pyramid, stack(prompts))
+                anchors = self.model.anchors(outputs.sizes, device=self.device)
+                for row, (i, prompt) in enumerate(zip(members, prompts, strict=True)):
+                    scores = class_scores(outputs.logits[row], prompt.token_map, self.model.aggregation)
+                    best = best_candidates(
+                        scores,
+                        outputs.box_regression[row],
+                        outputs.centerness[row],
+                        anchors,
+                        outputs.sizes,
+                        encoded[i].network_size,
+                        score_cut=self.model.score_cut,
+                        coder=getattr(self.model, "coder", None),
+                    )
+                    best = suppress(best, settings.nms_iou)
+                    found[i].append(best._replace(labels=prompt.labels[best.labels]))
+        return [self._finish(parts, encoded[i], words[i], settings) for i, parts in enumerate(found)]
+
+    def _finish(
+        self, parts: Sequence[Found], image: EncodedImage, words: EncodedText, settings: _Settings
+    ) -> Detections:
+        """Join the prompts of one image, cut, and scale to the original's pixels."""
+        found = Found(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        if settings.class_agnostic:
+            found = suppress(found, settings.nms_iou, class_agnostic=True)
+        if settings.top_k is not None:
+            found = best_with_ties(found, settings.top_k)
+        thresholds = self._thresholds(settings.threshold, words.vocabulary)
+        order = found.scores.argsort(descending=True, stable=True)
+        order = order[found.scores[order] > thresholds[found.labels[order]]]
+        boxes = found.boxes[order].double().numpy()
+        scale = np.array(image.image_size[::-1]) / np.array(image.network_size[::-1])
+        return Detections(
+            boxes=(boxes * np.tile(scale, 2)).astype(np.float32),
+            scores=found.scores[order].float().numpy(),
+            labels=found.labels[order].numpy(),
+            vocabulary=words.vocabulary,
+            image_size=image.image_size,
+            caption=words.caption,
+            phrase_spans=words.phrase_spans,
+            source=image.source,
+        )
+
+    def _thresholds(self, threshold: Threshold, vocabulary: tuple[str, ...]) -> Tensor:
+        default = float(self.model.default_threshold)
+        if isinstance(threshold, dict):
+            unknown = [name for name in threshold if name not in vocabulary]
+            if unknown:
+                raise ConfigError(f"threshold names {unknown[0]!r}, which is not among the categories")
+            values = [threshold.get(name, default) for name in vocabulary]
+        elif threshold is None or isinstance(threshold, (int, float)):
+            values = [default if threshold is None else threshold] * len(vocabulary)
+        else:
+            values = list(threshold)
+            if len(values) != len(vocabulary):
+                raise ConfigError(f"{len(values)} thresholds for {len(vocabulary)} categories: give one per category")
+        if not all(0 <= v <= 1 for v in values):
+            raise ConfigError(f"a threshold must lie within 0 and 1: {threshold}")
+        return torch.tensor(values)
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
+            yield
+
+
+def load(
+    name: str = "nano",
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    precision: Precision = "fp32",
+) -> Detector:
+    """A detector by its model's name or a checkpoint's path.
+
+    weights: a checkpoint; None: embedded, cached, or downloaded with a printed line; "random": for benchmarks.
+    Raises ConfigError for an unknown name, WeightsError for a checkpoint that is missing, damaged or of another model.
+    """
+    from openglip.weights.load import load_model
+
+    return Detector(load_model(name, weights), device=device, precision=precision)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device by name; "auto": CUDA where there is one, else the CPU. Raises ConfigError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {str(device)!r} can't be used: {str(error).splitlines()[0]}") from error
+    return picked
+
+
+def pick_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """ "auto" means bf16 where the processor computes it natively (AVX512-BF16, AMX; CUDA from Ampere on)."""
+    if precision not in ("fp32", "bf16", "auto"):
+        raise ConfigError(f"precision is {precision!r}; it must be 'fp32', 'bf16' or 'auto'")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return "bf16" if device.type == "cpu" and native_bf16() else "fp32"
+
+
+def native_bf16() -> bool:
+    """Whether this CPU multiplies bf16 natively, as far as torch can tell."""
+    checks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    return any(check() for check in checks if check is not None)
+
+
+def is_single(images: Any) -> bool:
+    """Whether this is one image. Raises ImageError for a four-dimensional array."""
+    if getattr(images, "ndim", 0) == 4:
+        raise ImageError(f"an array of shape {tuple(images.shape)} is not one image: give a list of images")
+    return (
+        isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, EncodedImage))
+        or hasattr(images, "ndim")
+        or not isinstance(images, Iterable)
+    )
+
+
+def _is_nested(phrases: list[Any]) -> bool:
+    """Whether this is one list of phrases per image: an item that is itself a list with a string inside."""
+    return bool(phrases) and all(isinstance(p, (list, tuple)) and any(isinstance(x, str) for x in p) for p in phrases)
+
+
+def _forever(item: EncodedText) -> Iterator[EncodedText]:
+    while True:
+        yield item
+
+
+def _failed(opened: _Opened, words: EncodedText) -> Detections:
+    return Detections(
+        boxes=np.zeros((0, 4), np.float32),
+        scores=np.zeros(0, np.float32),
+        labels=np.zeros(0, np.int64),
+        vocabulary=words.vocabulary,
+        image_size=opened.image_size,
+        caption=words.caption,
+        phrase_spans=words.phrase_spans,
+        source=opened.source,
+        error=str(opened.error),
+    )

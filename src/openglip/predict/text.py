@@ -1,0 +1,142 @@
+"""The text side of a detection: names or a caption become prompts with encoded tokens, kept for the next image."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from openglip.errors import PromptError
+from openglip.model.head import TextFeatures
+from openglip.prompts.phrases import noun_phrases
+from openglip.prompts.spans import token_map
+from openglip.prompts.text import (
+    Prompt,
+    Spans,
+    check_names,
+    detection_prompt,
+    grounding_prompt,
+    locate_phrases,
+    split_names,
+)
+from openglip.prompts.tokens import tokenize
+
+# Encoded prompts that a detector keeps: 64 prompts of 256 tokens are 50 MB for GLIP.
+CACHED_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt: its features (None for the closed set), the tokens of each entry, the entry's place in the vocabulary.
+
+    features: hidden L x D and mask L.
+    """
+
+    features: TextFeatures | None
+    token_map: tuple[tuple[int, ...], ...]
+    labels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """A vocabulary or a caption's phrases, ready for any number of images of the detector that encoded it."""
+
+    owner: object
+    vocabulary: tuple[str, ...]
+    prompts: tuple[EncodedPrompt, ...]
+    caption: str | None = None
+    phrase_spans: tuple[Spans, ...] | None = None
+
+
+class TextEncoder:
+    """Makes `EncodedText` for one model. Safe to call from several threads; keeps the last prompts' features."""
+
+    def __init__(self, model: Any, owner: object) -> None:
+        self.model, self.owner = model, owner
+        self._features: OrderedDict[str, TextFeatures] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def categories(
+        self, names: Sequence[str], distractors: Sequence[str] = (), chunk_size: int | None = None
+    ) -> EncodedText:
+        """Encode category names, in several prompts where they do not fit one.
+
+        Raises PromptError when a name is empty, doubled or too long, or not one of a closed-set model's.
+        """
+        names = tuple(names)
+        if not names:
+            raise PromptError("no categories: give at least one name")
+        check_names(names)
+        if getattr(self.model, "categories", None) is not None:
+            return self._closed_set(names)
+        prompts = []
+        for run in split_names(names, chunk_size=chunk_size, max_tokens=self.model.max_tokens, extra=distractors):
+            prompt = detection_prompt([names[i] for i in run], extra=distractors)
+            prompts.append(self._encode(prompt, torch.tensor(list(run))))
+        return EncodedText(self.owner, names, tuple(prompts))
+
+    def caption(self, caption: str, phrases: Sequence[Any] | None = None) -> EncodedText:
+        """Encode a caption and its phrases (strings, character spans, lists of spans; None: its noun phrases).
+
+        Raises PromptError when the caption is empty or too long, or a phrase is not in it.
+        """
+        if getattr(self.model, "categories", None) is not None:
+            raise PromptError(f"{self.model.name} knows a closed set of classes and reads no captions: use detect")
+        if not isinstance(caption, str):
+            raise PromptError(f"a caption is a string, not a {type(caption).__name__}")
+        if not caption.strip():
+            raise PromptError("the caption is empty: say what to find")
+        spans = locate_phrases(caption, phrases) if phrases is not None else [(s,) for s in noun_phrases(caption)]
+        if not spans:
+            if phrases is not None:
+                raise PromptError("the list of phrases is empty: leave it out to find the caption's noun phrases")
+            begin = len(caption) - len(caption.lstrip())
+            spans = [((begin, len(caption.rstrip())),)]
+        prompt = grounding_prompt(caption, spans)
+        encoded = self._encode(prompt, torch.arange(len(spans)))
+        for i, tokens in enumerate(encoded.token_map):
+            if not tokens:
+                raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
+        return EncodedText(self.owner, prompt.names, (encoded,), caption, prompt.spans)
+
+    def _closed_set(self, names: tuple[str, ...]) -> EncodedText:
+        known = {name: i for i, name in enumerate(self.model.categories)}
+        for i, name in enumerate(names):
+            if name not in known:
+                raise PromptError(
+                    f"category {i}, {name!r}, is not one of the {len(known)} classes of {self.model.name}; "
+                    "a model with a text encoder takes any name"
+                )
+        columns = tuple((known[name],) for name in names)
+        return EncodedText(self.owner, names, (EncodedPrompt(None, columns, torch.arange(len(names))),))
+
+    def _encode(self, prompt: Prompt, labels: Tensor) -> EncodedPrompt:
+        tokens = tokenize(prompt.caption, self.model.max_tokens)
+        with self._lock:
+            features = self._features.get(prompt.caption)
+            if features is not None:
+                self._features.move_to_end(prompt.caption)
+        if features is None:
+            ids = torch.tensor([tokens.ids], device=next(self.model.parameters()).device)
+            encoded = self.model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))
+            features = TextFeatures(encoded.hidden[0], encoded.mask[0])
+            with self._lock:
+                self._features[prompt.caption] = features
+                while len(self._features) > CACHED_PROMPTS:
+                    self._features.popitem(last=False)
+        return EncodedPrompt(features, tuple(tuple(t) for t in token_map(prompt, tokens)), labels)
+
+
+def stack(prompts: Sequence[EncodedPrompt]) -> TextFeatures | None:
+    """Features of several prompts as one batch, padded to the longest; None for the closed set."""
+    features = [p.features for p in prompts]
+    if features[0] is None:
+        return None
+    hidden = torch.nn.utils.rnn.pad_sequence([f.hidden for f in features if f is not None], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([f.mask for f in features if f is not None], batch_first=True)
+    return TextFeatures(hidden, mask)
