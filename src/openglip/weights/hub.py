@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from email.message import Message
+from importlib import resources
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,11 @@ def cache_dir() -> Path:
 def offline() -> bool:
     """True when OPENGLIP_OFFLINE or HF_HUB_OFFLINE forbids the network."""
     return any(os.environ.get(name, "").lower() in _TRUE for name in ("OPENGLIP_OFFLINE", "HF_HUB_OFFLINE"))
+
+
+def embedded_file(name: str) -> Path:
+    """Path of a weights file inside the package, there or not."""
+    return Path(str(resources.files("openglip.weights").joinpath("embedded", name)))
 
 
 def cached(record: WeightsRecord) -> Path | None:

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
 from openglip.model.builders import MODELS
 from openglip.weights.files import read_checkpoint
-from openglip.weights.hub import fetch
+from openglip.weights.hub import embedded_file, fetch
 from openglip.weights.keys import from_official, official_model
 from openglip.weights.records import BY_FILE, RECORDS, WeightsRecord, find_record
 
@@ -105,14 +104,6 @@ class _NoDraws(TorchFunctionMode):
         return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
 
 
-def embedded_file(name: str) -> Path:
-    """Path of a weights file inside the package. Raises WeightsNotFoundError when this installation lacks it."""
-    path = Path(str(resources.files("openglip.weights").joinpath("embedded", name)))
-    if not path.is_file():
-        raise WeightsNotFoundError(f"this installation lacks {path}: install openglip again from a complete source")
-    return path
-
-
 def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:
     """(architecture, where the weights are); the second is None for random weights."""
     if name not in RECORDS and name not in BY_FILE and _looks_like_path(name):
@@ -135,8 +126,12 @@ def _read(architecture: str, source: str | WeightsRecord) -> tuple[dict[str, Ten
     """Our keys and a name of the source for messages."""
     if isinstance(source, WeightsRecord) and source.embedded:
         state: dict[str, Tensor] = {}
-        for name in source.embedded:
-            state.update(read_checkpoint(embedded_file(name)).state)
+        for path in map(embedded_file, source.embedded):
+            if not path.is_file():
+                raise WeightsNotFoundError(
+                    f"this installation lacks {path}: install openglip again, from a wheel or whole"
+                )
+            state.update(read_checkpoint(path).state)
         return state, f"the embedded {source.model}"
     checkpoint = read_checkpoint(fetch(source) if isinstance(source, WeightsRecord) else source)
     if checkpoint.official:

@@ -1,0 +1,122 @@
+"""`openglip doctor`: what this machine and installation can do, and how long a photo takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib import metadata, util
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PACKAGES = ("torch", "torchvision", "tokenizers", "safetensors", "numpy", "pillow", "huggingface_hub", "typer", "rich")
+EXTRAS = {
+    "train": ("tensorboard", "timm", "pyarrow"),
+    "eval": ("pycocotools",),
+    "label": ("spacy", "pyarrow", "ray"),
+    "supervision": ("supervision",),
+}
+# (model, weights, timed passes after a first one)
+TIMED = (("nano", None, 3), ("glip-t", "random", 1))
+_WORDS = ["person", "cat", "cup"]
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    timing: Annotated[
+        bool, typer.Option("--timing/--no-timing", help="Time one photo; glip-t takes about a minute on a CPU.")
+    ] = True,
+) -> None:
+    """Device, precision, threads, versions, cache, what is missing, seconds for one photo."""
+    report = {**_machine(), "versions": _versions(), "cache": _cache(), "missing_extras": _missing()}
+    if not as_json:
+        for key, value in report.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            typer.echo(f"{key.replace('_', ' '):<15} {text or 'nothing'}")
+    report["seconds_per_photo"] = {}
+    for model, weights, passes in TIMED if timing else ():
+        if not as_json:
+            sys.stderr.write(f"timing {model} ...\n")
+        seconds = report["seconds_per_photo"][model] = _seconds(model, weights, passes)
+        if not as_json:
+            note = " (random weights)" if weights == "random" else ""
+            result = seconds if isinstance(seconds, str) else f"{seconds:.3f} s for a photo of 640 x 480, 3 words"
+            typer.echo(f"{model + note:<15} {result}")
+    if as_json:
+        typer.echo(json.dumps(report))
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from openglip.predict.detector import pick_device, pick_precision
+
+    device = pick_device("auto")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": f"{device} ({name})",
+        "precision": f"fp32 (precision='auto' would take {pick_precision('auto', device)})",
+        "threads": f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+    }
+
+
+def _versions() -> dict[str, str]:
+    from openglip import __version__
+
+    return {"openglip": __version__, **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def _cache() -> dict[str, str]:
+    from openglip.weights.hub import cache_dir, cached, offline
+    from openglip.weights.records import BY_FILE
+
+    there = [name for name, record in BY_FILE.items() if cached(record)]
+    return {
+        "folder": str(cache_dir()),
+        "files": "; ".join(there) or "none",
+        "network": "off (OPENGLIP_OFFLINE)" if offline() else "allowed",
+    }
+
+
+def _missing() -> dict[str, str]:
+    """Extra -> what it lacks and the line that installs it; extras that are complete are left out."""
+    found = {}
+    for extra, packages in EXTRAS.items():
+        lacking = [name for name in packages if util.find_spec(name) is None]
+        if lacking:
+            found[extra] = f"lacks {' '.join(lacking)} (pip install 'openglip[{extra}]')"
+    return found
+
+
+def _seconds(model: str, weights: str | None, passes: int) -> float | str:
+    """Median time of a photo with cached words, after a first pass; words where the model can't be loaded."""
+    import openglip
+
+    try:
+        detector = openglip.load(model, weights)
+    except openglip.OpenGLIPError as error:
+        return f"not possible: {error}"
+    photo = _photo()
+    taken = []
+    for _ in range(passes + 1):
+        start = time.perf_counter()
+        detector.detect(photo, _WORDS)
+        taken.append(time.perf_counter() - start)
+    return round(statistics.median(taken[1:]), 4)
+
+
+def _photo() -> np.ndarray:
+    """A picture of 640 x 480 with smooth shapes, so that no file is needed."""
+    import numpy as np
+
+    y, x = np.mgrid[:480, :640].astype(np.float32)
+    waves = [np.sin(x / a) * np.cos(y / b) for a, b in ((37, 53), (71, 29), (19, 83))]
+    return (np.stack(waves, axis=2) * 127 + 128).astype(np.uint8)

@@ -1,0 +1,100 @@
+"""The command `openglip`: verbs are wired here, errors become one line and an exit status.
+
+Exit status: 0 all done, 1 something failed (the rest is done and written), 2 wrong use, 130 interrupted. Modules of
+this folder import nothing heavy at their top, so that `openglip --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import openglip
+from openglip.cli import convert, detect, doctor, models
+from openglip.errors import ConfigError, OpenGLIPError, PromptError
+
+_ClickError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, which typer does not name
+
+
+class _Verbs(TyperGroup):
+    """The root command: takes `--debug` anywhere, and turns what a verb raises into a message and a status."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        own = args[: args.index("--")] if "--" in args else args
+        ctx.meta["openglip.debug"] = "--debug" in own
+        return super().parse_args(ctx, [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(own)])
+
+    def invoke(self, ctx: Any) -> Any:
+        if ctx.meta["openglip.debug"]:
+            return super().invoke(ctx)
+        logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+        warnings.showwarning = _one_line
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, _ClickError, BrokenPipeError):  # the framework's own; it says them itself
+            raise
+        except KeyboardInterrupt:
+            _say("interrupted: what is written is whole")
+            raise SystemExit(130) from None
+        except OpenGLIPError as error:
+            _say(f"error: {error}")
+            raise SystemExit(2 if isinstance(error, ConfigError | PromptError) else 1) from None
+        except Exception as error:  # noqa: BLE001  a full disk, memory, a bug: one line all the same
+            _say(f"error: {type(error).__name__}: {error} (the same command with --debug shows where)")
+            raise SystemExit(1) from None
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
+    _say(f"warning: {message}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find what words name, as boxes on photos. Each verb has a --help of its own.",
+    epilog="Results go to stdout, messages to stderr. Exit status: 0 done, 1 something failed, 2 wrong use.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"openglip {openglip.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Options of all verbs."""
+
+
+app.command("detect")(detect.detect)
+app.command("ground")(detect.ground)
+app.add_typer(models.models_app, name="models")
+app.command("doctor")(doctor.doctor)
+app.command("convert")(convert.convert)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
