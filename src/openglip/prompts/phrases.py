@@ -91,6 +91,11 @@ def resolve_chunker(chunker: Chunker) -> str:
     return f"{'spacy' if chunker == 'auto' else chunker}:{model[0]}-{model[1]}"
 
 
+def may_be_noun(word: str) -> bool:
+    """Whether a word on its own is first of all a noun: "pen", not "counting", "black" or "five"."""
+    return _classes(word, inside=False)[0] == "N"
+
+
 # --- own rules ---------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +135,7 @@ def _classes(word: str, inside: bool) -> str:
     if inside and word[0].isupper():
         return "N"
     for ending, letter in (("ing", "G"), ("ed", "D"), ("ly", "R")):
-        if low.endswith(ending) and len(low) > len(ending) + 2:
+        if low.endswith(ending) and len(low) > 4:
             return "J" if "-" in low and letter != "R" else letter
     return "N"
 

@@ -1,0 +1,190 @@
+"""Web captions become phrases worth looking for: each with its place in the caption, each drop with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from openglip.prompts.phrases import Chunker, may_be_noun, noun_phrases, noun_phrases_of
+from openglip.prompts.spans import span_tokens
+from openglip.prompts.tokens import MAX_TOKENS, Tokens, tokenize
+
+Span = tuple[int, int]
+
+_MEDIA = "illustrations?|images?|photos?|photographs?|photography|pictures?|vectors?|footage|videos?|clip ?arts?|art"
+BOILERPLATE = re.compile(
+    rf"\broyalty[- ]free(?: (?:stock|{_MEDIA}))*|\b(?:free )?stock (?:{_MEDIA})(?: (?:{_MEDIA}))*|"
+    rf"\b(?:vector|cartoon|3d|hand drawn) (?:{_MEDIA})\b|\bclip ?arts?\b|"
+    r"\b(?:hd|4k|desktop|phone) (?:wallpapers?|backgrounds?)|"
+    r"\bfree download\b|\beps ?10\b|(?:©|\bcopyright\b|\bphoto(?:graph)? by\b|\bimage credit\b|\bcredit:)[^.]*|"
+    r"\b(?:getty images|shutterstock|istock(?:photo)?|alamy|dreamstime|depositphotos|123rf)\b|https?://\S+",
+    re.IGNORECASE,
+)
+# heads that name nothing one could draw a box around: the picture itself, places in it, thoughts and time
+_UNSEEN = """
+image photo photograph picture pic view illustration shot snapshot scene drawing sketch vector render rendering
+wallpaper background foreground backdrop portrait closeup close-up footage video copy print format resolution collection
+series set selection gallery album art design style theme texture pattern
+side front back top bottom middle center centre edge end distance left right corner part half inside outside air midair
+way place area location position direction
+concept idea lesson time week day month year hour minute moment today tomorrow yesterday morning afternoon evening night
+weekend season century nourishment importance care love peace hope fear joy happiness fun life death world history story
+news information data fact reason example kind type sort form level number amount lot variety thing something anything
+everything nothing someone anyone everyone one other matter case problem solution question answer opinion thought mind
+memory dream success failure power energy education knowledge skill experience practice quality quantity price cost sale
+offer deal discount business service support help advice tip guide review list name title word language meaning sense
+sound voice noise smell taste feeling emotion mood attention action activity trick jump step move movement motion use
+need want choice option chance risk change difference beginning start finish result effect cause purpose goal plan
+project process system method technique technology science research study theory culture tradition society community
+economy politics law justice freedom religion faith spirit soul health beauty fashion tone version edition release
+update download size length width height weight speed rate percent degree
+"""
+NON_VISUAL = frozenset(_UNSEEN.split())
+_FUNCTION_WORDS = """
+a an the this that these those my your his her its our their some any each every no all both of in on at to for with by
+from and or as is are was were be it he she they we you i not very so such own
+"""
+_STOP = frozenset(_FUNCTION_WORDS.split())
+_DASH = re.compile(r"(?<=\s)[-–—|•](?=\s)")
+_SENTENCE = re.compile(r"[^.!?;\n]+(?:[.!?;](?!\s|$)[^.!?;\n]*)*")
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """What is looked for in one caption.
+
+    spans: half-open character ranges in `caption`, in its order. parts: ranges of the caption that each fit one prompt
+    and together hold every span. dropped: how many phrases were left out, by reason.
+    """
+
+    caption: str
+    spans: tuple[Span, ...]
+    parts: tuple[Span, ...]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+def find_phrases(
+    captions: Sequence[str],
+    *,
+    chunker: Chunker = "auto",
+    max_phrases: int = 20,
+    max_words: int = 8,
+    max_tokens: int = MAX_TOKENS,
+) -> list[Phrases]:
+    """Phrases of several captions (each on its own; together they are only faster with spaCy).
+
+    Stock-photo boiler-plate is passed over, lists of five and more short items are parted at the commas, heads that
+    can't be seen are dropped, or cut off where a noun stands before them ("lunchbox ideas").
+    max_phrases, max_words: per caption and per phrase; max_tokens: of one prompt.
+    """
+    masked = [
+        _blank(caption, [m.span() for p in (BOILERPLATE, _DASH) for m in p.finditer(caption)]) for caption in captions
+    ]
+    items = [list(_keyword_items(text)) for text in masked]
+    prose = noun_phrases_of([_blank(t, i) for t, i in zip(masked, items, strict=True)], chunker)
+    return [
+        _collect(
+            caption,
+            text,
+            [*spans, *(s for item in listed for s in _item_phrases(text, item))],
+            max_phrases,
+            max_words,
+            max_tokens,
+        )
+        for caption, text, spans, listed in zip(captions, masked, prose, items, strict=True)
+    ]
+
+
+def _collect(caption: str, text: str, spans: list[Span], max_phrases: int, max_words: int, max_tokens: int) -> Phrases:
+    dropped = Counter({"boiler-plate": n} if (n := len(BOILERPLATE.findall(caption))) else {})
+    tokens = tokenize(caption, max_tokens=None)
+    kept = []
+    for begin, end in sorted(set(spans)):
+        span = _visual(text, begin, end)
+        reason = _fault(text, span, tokens, max_words)
+        if reason is None and len(kept) == max_phrases:
+            reason = "over the cap"
+        if reason is None and span is not None:
+            kept.append(span)
+        else:
+            dropped[reason or ""] += 1
+    return Phrases(caption, tuple(kept), tuple(_parts(caption, kept, tokens, max_tokens)), dropped)
+
+
+def _fault(text: str, span: Span | None, tokens: Tokens, max_words: int) -> str | None:
+    """Why a phrase is left out, None when it stays."""
+    if span is None:
+        return "nothing to see"
+    words = text[slice(*span)].lower().split()
+    if len(words) > max_words:
+        return "too many words"
+    if len(words) == 1 and not may_be_noun(words[0]) and words[0].endswith("ing"):
+        return "no noun"
+    if sum(w in _STOP for w in words[1:]) > 0.4 * len(words):
+        return "stop words"
+    return None if span_tokens(tokens, *span) else "no word piece"
+
+
+def _visual(text: str, begin: int, end: int) -> Span | None:
+    """The phrase without heads that can't be seen; None when nothing is left that names a thing."""
+    words = [(m.start() + begin, m.end() + begin, m[0].lower()) for m in re.finditer(r"\S+", text[begin:end])]
+    cut = False
+    while words and _is_non_visual(words[-1][2]):
+        words.pop()
+        cut = True
+    if not words or words[-1][2] in _STOP or (cut and not may_be_noun(words[-1][2])):
+        return None
+    return words[0][0], words[-1][1]
+
+
+def _is_non_visual(word: str) -> bool:
+    singulars = (word, word.removesuffix("s"), word.removesuffix("es"), re.sub("ies$", "y", word))
+    return any(w in NON_VISUAL for w in singulars)
+
+
+def _keyword_items(text: str) -> Iterator[Span]:
+    """Ranges of the items of sentences that are lists of keywords: five or more, short ones."""
+    for sentence in _SENTENCE.finditer(text):
+        items = [(m.start() + sentence.start(), m.end() + sentence.start()) for m in re.finditer("[^,]+", sentence[0])]
+        lengths = sorted(len(text[b:e].split()) for b, e in items)
+        if len(items) >= 5 and lengths[len(lengths) // 2] <= 3 and lengths[-1] <= 5:
+            yield from items
+
+
+def _item_phrases(text: str, item: Span) -> list[Span]:
+    return [(item[0] + b, item[0] + e) for b, e in noun_phrases(text[slice(*item)], "rules")]
+
+
+def _blank(text: str, spans: Sequence[Span]) -> str:
+    """The text with ranges overwritten by a full stop and blanks, so that every other character keeps its place."""
+    for begin, end in spans:
+        text = text[:begin] + "." + " " * (end - begin - 1) + text[end:]
+    return text
+
+
+def _parts(caption: str, spans: Sequence[Span], tokens: Tokens, max_tokens: int) -> Iterator[Span]:
+    """Cut a caption into ranges of at most `max_tokens` (with the two ends), best after a sentence, in no phrase."""
+    starts = [offset[0] for offset in tokens.offsets[1:-1]]
+    inside = {c for b, e in spans for c in range(b + 1, e)}
+    begin, first, room = 0, 0, max_tokens - 2
+    while len(starts) - first > room:
+        window = range(first + 1, first + room + 1)
+        places = [i for i in window if starts[i] not in inside and not _in_word(caption, starts[i])]
+        first = max(places, key=lambda i: (_cut_quality(caption, starts[i]), i), default=first + room)
+        yield begin, starts[first]
+        begin = starts[first]
+    yield begin, len(caption)
+
+
+def _in_word(caption: str, place: int) -> bool:
+    return caption[place - 1].isalnum() and caption[place].isalnum()
+
+
+def _cut_quality(caption: str, place: int) -> int:
+    """A place after a sentence is best, then after a comma, then after a blank, then between any two tokens."""
+    before = caption[:place].rstrip()[-1:]
+    if not caption[place - 1].isspace():
+        return 0
+    return 3 if before in ".!?;" else 2 if before == "," else 1
