@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from openglip.errors import OpenGLIPError as OpenGLIPError
     from openglip.errors import PromptError as PromptError
     from openglip.errors import WeightsError as WeightsError
+    from openglip.evaluation.run import evaluate as evaluate
     from openglip.predict.detector import Detector as Detector
     from openglip.predict.detector import load as load
     from openglip.structures.detections import Detections as Detections
@@ -22,6 +23,7 @@ _HOMES = {
     "load": "openglip.predict.detector",
     "Detector": "openglip.predict.detector",
     "Detections": "openglip.structures.detections",
+    "evaluate": "openglip.evaluation.run",
     "OpenGLIPError": "openglip.errors",
     "ImageError": "openglip.errors",
     "PromptError": "openglip.errors",

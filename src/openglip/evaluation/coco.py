@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,7 +24,7 @@ class Scores:
 
     figures: Figures
     per_category: dict[str, Figures] = field(default_factory=dict)
-    protocol: dict[str, object] = field(default_factory=dict)
+    protocol: Mapping[str, object] = field(default_factory=dict)
 
 
 def coco_figures(result: Curves) -> Figures:

@@ -44,11 +44,13 @@ class Best:
         return found.take(np.sort(order[rank_in_runs(group[order]) < self._n]))
 
 
-def lvis(annotations: Annotations, parts: Iterable[Found], *, per_class: int = PER_CLASS, per_image: int = PER_IMAGE) -> Scores:
+def lvis(
+    annotations: Annotations, parts: Iterable[Found], *, per_class: int = PER_CLASS, per_image: int = PER_IMAGE
+) -> Scores:
     """Fixed and standard AP, APr/c/f of both; `parts` is read once, so that a set of any size fits.
 
-    Raises DataError naming file and id when an image lacks its lists of absent and not exhaustively labelled classes, or
-    a category its frequency.
+    Raises DataError naming file and id when an image lacks its lists of absent and of not exhaustively labelled
+    classes, or a category its frequency.
     """
     judged, lenient = _federation(annotations)
     groups = _frequencies(annotations)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Curves:
-    """precision: thresholds x recall points x classes x areas. recall: thresholds x classes x areas x tops. -1: undefined."""
+    """precision: thresholds x recalls x classes x areas. recall: thresholds x classes x areas x tops. -1: undefined."""
 
     precision: Floats
     recall: Floats
@@ -135,7 +136,7 @@ def match(truth: Truth, found: Found, thresholds: Floats, real: Bools) -> NDArra
     worth = (place[:, None] + large * real[true]).astype(np.int32)  # pairs x areas
     taken = np.zeros((len(real), *partner.shape[1:]), bool)
     bounds = np.append(np.flatnonzero(np.append(True, turn[1:] != turn[:-1])), len(turn))
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         here = true[begin:end]
         free = (iou[begin:end, None] >= limits)[:, :, None] & ~taken[here]  # pairs x thresholds x areas
         starts = np.flatnonzero(place[begin:end] == 1)
@@ -153,7 +154,9 @@ def rank_in_runs(sorted_keys: Ints) -> Ints:
     return np.arange(len(sorted_keys)) - np.repeat(begins, np.diff(np.append(begins, len(sorted_keys))))
 
 
-def _pairs(truth: Truth, truth_group: Ints, found: Found, group: Ints, floor: float) -> Iterator[tuple[Ints, Ints, Floats]]:
+def _pairs(
+    truth: Truth, truth_group: Ints, found: Found, group: Ints, floor: float
+) -> Iterator[tuple[Ints, Ints, Floats]]:
     """Pairs of one group whose IoU reaches the floor, by found row, then true row."""
     first = np.searchsorted(truth_group, group, "left")
     counts = np.searchsorted(truth_group, group, "right") - first

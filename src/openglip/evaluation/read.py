@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from openglip.data.files import read_json
 from openglip.errors import DataError
 from openglip.evaluation.matching import Found, Truth
 
@@ -45,7 +46,7 @@ class Annotations:
     truth: Truth
 
 
-def describe(source: Source, word: str) -> str:
+def describe(source: object, word: str) -> str:
     """How an error names a source."""
     return str(source) if isinstance(source, (str, PathLike)) else f"<{word}>"
 
@@ -59,24 +60,8 @@ def sha256(source: Source) -> str | None:
 
 
 def load_json(source: Source, word: str) -> object:
-    """The parsed file (or the object itself). Raises DataError with the file and the place where it breaks off."""
-    if not isinstance(source, (str, PathLike)):
-        return source
-    if not Path(source).is_file():
-        raise DataError(f"{source}: no such file")
-    try:
-        with open(source, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: not valid JSON: {error}") from None
-
-
-def read_ids(path: str | PathLike[str]) -> list[str]:
-    """One id a line."""
-    ids = Path(path).read_text(encoding="utf-8").split()
-    if not ids:
-        raise DataError(f"{path}: no ids in this file")
-    return ids
+    """The parsed file, or the object itself. Raises DataError with file and place."""
+    return read_json(source) if isinstance(source, (str, PathLike)) else source
 
 
 def read_annotations(
@@ -89,8 +74,8 @@ def read_annotations(
     """Images, categories and boxes of a COCO-style file; of the images with these ids and that `keep` accepts.
 
     `area` defaults to width x height, `iscrowd` to 0, and `ignore` is overwritten by `iscrowd`. federated (LVIS): no
-    crowds, and `ignore` as it stands. Raises DataError naming file and id: keys that are missing, ids that occur twice or lead nowhere, boxes that are not
-    four finite numbers or have a negative size, an id in `ids` that no image has.
+    crowds, and `ignore` as it stands. Raises DataError naming file and id: keys that are missing, ids that occur twice
+    or lead nowhere, boxes that are not four finite numbers or have a negative size, an id in `ids` that no image has.
     """
     place, data = describe(source, "annotations"), load_json(source, "annotations")
     if not isinstance(data, Mapping):
@@ -119,7 +104,7 @@ def read_annotations(
 def _by_id(records: Sequence[Record], kind: str, place: str) -> tuple[Record, ...]:
     seen: set[object] = set()
     for record in records:
-        if not isinstance(record, Mapping) or "id" not in record:
+        if not isinstance(record, Mapping) or not isinstance(record.get("id", []), Hashable):
             raise DataError(f"{place}: {kind} without an id: {str(record)[:80]}")
         if record["id"] in seen:
             raise DataError(f"{place}: {kind} id {record['id']} occurs twice")
@@ -141,9 +126,12 @@ def _annotation(row: Record, images: Mapping[object, int], categories: Mapping[o
         raise DataError(f"{place}: an annotation is not an object: {str(row)[:80]}")
     name = f"{place}: annotation {row.get('id', '(no id)')}"
     for key, known in (("image_id", images), ("category_id", categories)):
-        if row.get(key) not in known:
+        if not _in(row.get(key), known):
             raise DataError(f"{name}: no such {key}: {row.get(key)!r}")
-    if why := _bad_box(row.get("bbox")):
+    why = _bad_box(row.get("bbox"))
+    if why is None and row.get("area") is not None and not _finite(row["area"]):
+        why = f"area is not a finite number: {row['area']!r}"
+    if why is not None:
         raise DataError(f"{name} of image {row['image_id']}: {why}")
     return row["image_id"]
 
@@ -152,12 +140,13 @@ def _truth(
     rows: Sequence[Record], images: Mapping[object, int], categories: Mapping[object, int], federated: bool
 ) -> Truth:
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    areas = [row.get("area") for row in rows]
     crowd = np.array([bool(row.get("iscrowd")) for row in rows], bool)
     return Truth(
         image=np.array([images[row["image_id"]] for row in rows], np.int64),
         category=np.array([categories[row["category_id"]] for row in rows], np.int64),
         boxes=boxes,
-        area=np.array([row.get("area", w * h) for row, (w, h) in zip(rows, boxes[:, 2:], strict=True)], np.float64),
+        area=np.array([w * h if a is None else a for a, (_, _, w, h) in zip(areas, boxes, strict=True)], np.float64),
         crowd=np.zeros(len(rows), bool) if federated else crowd,
         ignore=np.array([bool(row.get("ignore")) for row in rows], bool) if federated else crowd,
     )
@@ -171,6 +160,10 @@ def _bad_box(box: object) -> str | None:
     return f"bbox has a negative size: {list(box)}" if box[2] < 0 or box[3] < 0 else None
 
 
+def _in(value: object, known: Mapping[object, int]) -> bool:
+    return isinstance(value, Hashable) and value in known
+
+
 def _finite(value: object) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -178,11 +171,12 @@ def _finite(value: object) -> bool:
 def results(source: Source, annotations: Annotations, key: str = "image_id") -> Iterator[Found]:
     """Batches of a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`, in the order of the file.
 
-    Results on images that a choice of ids left out are passed over. Raises DataError naming the file and the entry:
-    unknown ids, scores or boxes that are not finite, negative sizes, json that breaks off.
+    key: "ref_id" for expressions, which have no categories. Results on images that a choice of ids left out are passed
+    over. Raises DataError naming the file and the entry: unknown ids, scores or boxes that are not finite, negative
+    sizes, json that breaks off.
     """
     place, at = describe(source, "predictions"), 0
-    stream = json_items(source) if isinstance(source, (str, PathLike)) else _entries(source, place)
+    stream = entries(source)
     while rows := list(islice(stream, BATCH)):
         yield _found(rows, annotations, key, place, at)
         at += len(rows)
@@ -200,19 +194,22 @@ def concatenate(parts: Sequence[Found]) -> Found:
     return Found(*(np.concatenate([getattr(p, n) for p in parts]) for n in Found.__dataclass_fields__))
 
 
-def _entries(source: object, place: str) -> Iterator[object]:
-    if not isinstance(source, Sequence) or isinstance(source, str):
-        raise DataError(f"{place}: not a list of results")
+def entries(source: Source) -> Iterator[object]:
+    """The items of a list of predictions, in a file or in memory."""
+    if isinstance(source, (str, PathLike)):
+        return json_items(source)
+    if not isinstance(source, Sequence):
+        raise DataError("<predictions>: not a list of results")
     return iter(source)
 
 
 def _found(rows: list[object], annotations: Annotations, key: str, place: str, at: int) -> Found:
-    index = annotations.image_index
+    index, classes = annotations.image_index, annotations.category_index
     if annotations.left_out:
         rows = [row for row in rows if not (isinstance(row, Mapping) and row.get(key) in annotations.left_out)]
     try:
         image = np.array([index[row[key]] for row in rows], np.int64)  # type: ignore[index]
-        category = np.array([annotations.category_index[row["category_id"]] for row in rows], np.int64)  # type: ignore[index]
+        category = np.array([classes[row["category_id"]] for row in rows] if classes else image * 0, np.int64)  # type: ignore[index]
         boxes = np.array([row["bbox"] for row in rows] or np.zeros((0, 4)))  # type: ignore[index]
         scores = np.array([row["score"] for row in rows] or np.zeros(0))  # type: ignore[index]
     except (KeyError, TypeError, ValueError):
@@ -229,9 +226,9 @@ def _refuse(rows: list[object], annotations: Annotations, key: str, place: str, 
         if not isinstance(row, Mapping):
             raise DataError(f"{place}: entry {number} is not an object: {str(row)[:80]}")
         name = f"{place}: entry {number} ({key} {row.get(key)!r})"
-        if row.get(key) not in annotations.image_index:
+        if not _in(row.get(key), annotations.image_index):
             raise DataError(f"{name}: no such image in {annotations.place}")
-        if row.get("category_id") not in annotations.category_index:
+        if annotations.category_index and not _in(row.get("category_id"), annotations.category_index):
             raise DataError(f"{name}: no category with id {row.get('category_id')!r} in {annotations.place}")
         if why := _bad_box(row.get("bbox")):
             raise DataError(f"{name}: {why}")

@@ -1,0 +1,174 @@
+"""Flickr30k Entities: Recall@1/5/10 and its upper bound, any-box and merged-box, over all phrases and per type.
+
+A phrase is hit at k when one of its k best boxes has an IoU of 0.5 (plain widths) with any of its true boxes (any-box,
+GLIP's table) or with the box around all of them (merged-box). Phrases without boxes do not count. Source: MDETR's
+evaluator, as GLIP uses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from openglip.data.files import Files
+from openglip.data.readers.flickr30k import parse_boxes, parse_sentence
+from openglip.errors import DataError
+from openglip.evaluation.coco import Figures, Scores
+from openglip.evaluation.read import Source, describe, entries, load_json
+from openglip.structures import boxes as bx
+
+TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
+RANKS: dict[str, int | None] = {"R@1": 1, "R@5": 5, "R@10": 10, "R@all": None}
+IOU = 0.5
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """spans: character ranges in the caption. boxes: N x 4 xyxy in pixels of the annotated size, N > 0."""
+
+    spans: tuple[Span, ...]
+    types: tuple[str, ...]
+    boxes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One line of a picture: its number from 0, its text, and its phrases that have a box, in order."""
+
+    image_id: int | str
+    number: int
+    caption: str
+    size: tuple[int, int]
+    phrases: tuple[Phrase, ...]
+
+
+def read_sentences(source: str | Path, ids: Collection[object] | None = None) -> tuple[list[Sentence], frozenset[str]]:
+    """Sentences with at least one phrase to find, and the ids of all images of the source.
+
+    source: a Flickr30k Entities root (`Sentences/`, `Annotations/`) or an MDETR json, which knows no types. ids: of the
+    images to use. Raises DataError naming file and id: nothing to read, an id that the source lacks.
+    """
+    source = Path(source)
+    everything = list(_from_root(source) if source.is_dir() else _from_mdetr(source))
+    known = frozenset(str(s.image_id) for s in everything)
+    wanted = known if ids is None else {str(i) for i in ids}
+    if missing := wanted - known:
+        raise DataError(f"{source}: no image {min(missing)}, which the list of ids asks for")
+    kept = [s for s in everything if s.phrases and str(s.image_id) in wanted]
+    if not kept:
+        raise DataError(f"{source}: no sentence has a phrase with a box")
+    return kept, known
+
+
+def _from_root(root: Path) -> Iterator[Sentence]:
+    annotations, sentences = (_member(root, name) for name in ("Annotations", "Sentences"))
+    boxes_of = dict(Files(annotations).texts(".xml"))
+    for stem, text in Files(sentences).texts(".txt"):
+        if stem not in boxes_of:
+            raise DataError(f"{annotations}: no {stem}.xml for {sentences}/{stem}.txt")
+        size, chains = parse_boxes(boxes_of[stem], annotations / f"{stem}.xml")
+        for number, line in enumerate(text.splitlines()):
+            caption, marked = parse_sentence(line)
+            phrases = (Phrase((span,), types, np.array(chains[c])) for c, types, span in marked if chains.get(c))
+            yield Sentence(_number(stem), number, caption, size, tuple(phrases))
+
+
+def _member(root: Path, name: str) -> Path:
+    found = next((root / n for n in (name, f"{name}.tar") if (root / n).exists()), None)
+    if found is None:
+        raise DataError(f"{root}: no {name}/ here: give the Flickr30k Entities root or an MDETR json")
+    return found
+
+
+def _from_mdetr(path: Path) -> Iterator[Sentence]:
+    """One image record a sentence; a phrase's boxes are the annotations whose text spans share a span with it."""
+    data = load_json(path, "annotations")
+    try:
+        rows = {row["id"]: [] for row in data["images"]}  # type: ignore[index]
+        for row in data["annotations"]:  # type: ignore[index]
+            rows[row["image_id"]].append(row)
+        for record in data["images"]:  # type: ignore[index]
+            phrases = []
+            for spans in record["tokens_positive_eval"]:
+                spans = tuple((int(b), int(e)) for b, e in spans)
+                own = [r["bbox"] for r in rows[record["id"]] if {tuple(s) for s in r["tokens_positive"]} & set(spans)]
+                if own:
+                    phrases.append(Phrase(spans, (), bx.xywh_to_xyxy(np.array(own, float))))
+            image_id = _number(str(record.get("original_img_id", Path(str(record["file_name"])).stem)))
+            size = int(record["height"]), int(record["width"])
+            yield Sentence(image_id, int(record["sentence_id"]), str(record["caption"]), size, tuple(phrases))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not an MDETR Flickr30k file: {type(error).__name__} {error}") from error
+
+
+def _number(stem: str) -> int | str:
+    return int(stem) if re.fullmatch(r"\d+", stem) else stem
+
+
+def flickr(sentences: Sequence[Sentence], known: Collection[str], predictions: Source) -> Scores:
+    """Recalls of ranked boxes: a list of `{"image_id", "sentence_id", "boxes": [per phrase: [[x1, y1, x2, y2], ...]]}`.
+
+    known: ids of all images of the source; predictions of those that are not asked for are passed over. Raises
+    DataError naming file and sentence: missing, unknown or there twice, a wrong number of phrases, boxes not finite.
+    """
+    place = describe(predictions, "predictions")
+    found = _read(predictions, place, {(str(s.image_id), s.number): s for s in sentences}, known)
+    hits: dict[tuple[str, ...], list[bool]] = {}
+    for sentence in sentences:
+        key = str(sentence.image_id), sentence.number
+        if key not in found:
+            raise DataError(f"{place}: sentence {sentence.number} of image {sentence.image_id} is missing")
+        for phrase, boxes in zip(sentence.phrases, found[key], strict=True):
+            merged = np.concatenate([phrase.boxes[:, :2].min(0), phrase.boxes[:, 2:].max(0)])[None]
+            for target, true in (("any_box", phrase.boxes), ("merged_box", merged)):
+                near = np.any(bx.iou(boxes, true) >= IOU, axis=1)
+                for rank, k in RANKS.items():
+                    for group in ((), *((t,) for t in phrase.types)):
+                        hits.setdefault((target, rank, *group), []).append(bool(near[:k].any()))
+    types = sorted({*TYPES, *(t for s in sentences for p in s.phrases for t in p.types)})
+    groups = [
+        (target, rank, *group)
+        for target in ("any_box", "merged_box")
+        for group in ((), *((t,) for t in types))
+        for rank in RANKS
+    ]
+    figures: Figures = {"/".join(g): float(np.mean(hits[g])) if g in hits else -1.0 for g in groups}
+    protocol = {
+        "metric": f"recall of phrases at IoU {IOU}, plain widths; any_box: any of the boxes, merged_box: their union",
+        "images": len({s.image_id for s in sentences}),
+        "sentences": len(sentences),
+        "phrases": sum(len(s.phrases) for s in sentences),
+    }
+    return Scores(figures, {}, protocol)
+
+
+def _read(
+    predictions: Source, place: str, expected: Mapping[tuple[str, int], Sentence], known: Collection[str]
+) -> dict[tuple[str, int], list[np.ndarray]]:
+    found: dict[tuple[str, int], list[np.ndarray]] = {}
+    asked = {image for image, _ in expected}
+    for number, row in enumerate(entries(predictions)):
+        try:
+            key, lists = (str(row["image_id"]), int(row["sentence_id"])), row["boxes"]  # type: ignore[index, call-overload]
+            tables = [np.array(boxes, np.float64).reshape(-1, 4) for boxes in lists]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{place}: entry {number} is not a sentence with boxes: {error!r}") from error
+        name = f"{place}: entry {number} (image {key[0]}, sentence {key[1]})"
+        if key[0] not in known:
+            raise DataError(f"{name}: no such image in the annotations")
+        if key[0] not in asked:
+            continue
+        if key in found:
+            raise DataError(f"{name}: the sentence is there twice")
+        count = len(expected[key].phrases) if key in expected else 0
+        if len(tables) != count:
+            raise DataError(f"{name}: {len(tables)} lists of boxes for {count} phrases that have a box")
+        if not all(np.isfinite(table).all() for table in tables):
+            raise DataError(f"{name}: a box is not finite")
+        found[key] = tables
+    return found

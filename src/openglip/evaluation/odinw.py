@@ -1,0 +1,147 @@
+"""Object Detection in the Wild: 13 or 35 small sets, COCO figures of each, their mean and median, few-shot subsets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, pstdev
+from typing import Literal
+
+from openglip.errors import ConfigError, DataError
+from openglip.evaluation.coco import FIGURES, Figures
+from openglip.evaluation.read import Source, describe, load_json
+from openglip.prompts.tables import OdinwSet, PromptTable, odinw_sets
+
+SHOTS, SEEDS = (1, 3, 5, 10), (3, 30, 300)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one set lies. info: what the tables know of it, None for a set of one's own."""
+
+    name: str
+    annotations: Path
+    images: Path
+    split: str
+    info: OdinwSet | None
+
+
+def find_sets(root: Path, wanted: str | None = None, split: str | None = None) -> tuple[list[Place], list[str]]:
+    """The sets below a folder, and the names of those of the tables that are not there.
+
+    root: the folder that the published archive makes, or one of `NAME.json` files, or one annotation file. wanted:
+    "odinw-13", "odinw-35", or names parted at commas: each must be there; None: all that are found. split: "val",
+    "test", ...; None: what the published configuration evaluates (its `test` is often never used).
+    Raises ConfigError for an unknown name, DataError when a set that is asked for, or every one, is missing.
+    """
+    tables = odinw_sets()
+    if root.is_file():
+        return [Place(root.stem, root, root.parent, split or "", tables.get(root.stem))], []
+    if wanted in (None, "odinw-35", "odinw-13"):
+        names = [n for n, info in tables.items() if wanted != "odinw-13" or info.thirteen]
+    else:
+        names = [n.strip() for n in str(wanted).split(",") if n.strip()]
+        if unknown := [n for n in names if n not in tables and not (root / f"{n}.json").is_file()]:
+            raise ConfigError(f"{unknown[0]!r} is no ODinW set and {root} holds no {unknown[0]}.json")
+    found, missing = [], []
+    for name in names:
+        info = tables.get(name)
+        part = split or (info.split if info else "")
+        published, plain = root / (info.annotation_path(part) if info else f"{name}.json"), root / f"{name}.json"
+        path = published if published.is_file() else plain
+        if path.is_file():
+            found.append(Place(name, path, path.parent, part, info))
+        else:
+            missing.append(name)
+            if wanted is not None:
+                raise DataError(f"the set {name} is missing: neither {published} nor {plain}")
+    if not found:
+        raise DataError(f"{root}: none of the sets is here, neither as published nor as NAME.json")
+    return found, missing
+
+
+def predictions_of(source: Source, name: str, alone: bool) -> Source:
+    """The results of one set: `NAME.json` in a folder, an entry of an object, or the list itself for a single set."""
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        path = Path(source) / f"{name}.json"
+        if not path.is_file():
+            raise DataError(f"{source}: no {name}.json with the results of the set {name}")
+        return path
+    if alone and (not isinstance(source, Mapping)):
+        return source
+    data = load_json(source, "predictions")
+    if not isinstance(data, Mapping) or name not in data:
+        raise DataError(f"{describe(source, 'predictions')}: no results of the set {name}: give a folder of NAME.json")
+    rows = data[name]
+    if not isinstance(rows, Sequence):
+        raise DataError(f"{describe(source, 'predictions')}: the results of {name} are not a list")
+    return rows
+
+
+def names_and_wordings(
+    info: OdinwSet | None, names: Sequence[str], table: PromptTable
+) -> tuple[tuple[str, ...], tuple[tuple[str, str, str], ...] | None]:
+    """What to ask for, per category in the order of their ids: names of the table, and its wordings where it has some.
+
+    "original": the names of the annotation file. Raises DataError when the table does not fit the file, ConfigError for
+    a set that the table does not hold.
+    """
+    if table == "original" or info is None:
+        return tuple(names), None
+    if table == "paper-13" and not info.thirteen:
+        raise ConfigError(f"{info.name} is not one of the paper's thirteen sets: use the prompts original or repo-35")
+    if len(info.renamed) != len(names):
+        raise DataError(f"{info.name}: {len(names)} categories in the file, {len(info.renamed)} in the prompt table")
+    return info.renamed, info.wordings
+
+
+def summary(per_set: Mapping[str, Figures]) -> Figures:
+    """Figures of every set, and over sets where a figure is defined its mean and its median."""
+    figures: Figures = {}
+    for word, average in (("mean", mean), ("median", median)):
+        for name in FIGURES:
+            values = [f[name] for f in per_set.values() if f[name] > -1]
+            figures[f"{word}/{name}"] = float(average(values)) if values else -1.0
+        figures[word] = figures[f"{word}/AP"]
+    return figures | {f"{s}/{name}": value for s, own in per_set.items() for name, value in own.items()}
+
+
+def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over sets of one AP per set and run, then mean and spread (population) over the runs, one per seed."""
+    averages = [mean(run.values()) for run in runs]
+    return {"mean": mean(averages), "spread": pstdev(averages)}
+
+
+def few_shot_ids(
+    source: Source, shots: int, seed: int = 0, selection: Literal["published", "repaired"] = "repaired"
+) -> list[object]:
+    """Image ids of a k-shot training subset: images are taken while any of their classes still lacks shots.
+
+    shots: images per class, 0 for the full split. selection: "published", the official grounding reader, which ignores
+    the seed and always takes the lowest ids; "repaired": the ids are shuffled with the seed (0: not at all). Images
+    without a box larger than one pixel are never taken. An image counts for all its classes, crowds too.
+    """
+    data = load_json(source, "annotations")
+    if not isinstance(data, Mapping):
+        raise DataError(f"{describe(source, 'annotations')}: not a COCO file")
+    classes: dict[object, set[object]] = {}
+    usable: set[object] = set()
+    for row in data["annotations"]:
+        classes.setdefault(row["image_id"], set()).add(row["category_id"])
+        if min(row["bbox"][2:]) > 1:
+            usable.add(row["image_id"])
+    ids = sorted(usable)  # type: ignore[type-var]
+    if shots == 0:
+        return ids
+    if seed and selection == "repaired":
+        random.Random(seed).shuffle(ids)
+    left = {k: shots for k in set().union(*classes.values())}
+    taken = []
+    for image in ids:
+        if any(left[k] > 0 for k in classes[image]):
+            taken.append(image)
+            for k in classes[image]:
+                left[k] -= 1
+    return taken
