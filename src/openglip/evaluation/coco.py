@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from openglip.errors import DataError
-from openglip.evaluation.matching import Curves, Found, curves
+from openglip.evaluation.matching import Curves, Found, Ints, Truth, curves
 from openglip.evaluation.read import Annotations
 from openglip.prompts.tables import coco_ov_split
 from openglip.prompts.text import clean_name
@@ -56,25 +56,38 @@ def coco(annotations: Annotations, found: Found, *, plus_one: bool = False) -> S
     return Scores(coco_figures(result), category_figures(result, annotations.names), protocol)
 
 
+def ov_columns(annotations: Annotations) -> tuple[list[int], list[int]]:
+    """The base and the novel classes among the categories of a file. Raises DataError when there is none."""
+    split = coco_ov_split()
+    column = {clean_name(name).strip().casefold(): k for k, name in enumerate(annotations.names)}
+    base, novel = ([column[n] for n in split[part] if n in column] for part in ("base", "novel"))
+    if not base and not novel:
+        raise DataError(f"{annotations.place}: none of the 65 classes of the 48/17 split is among its categories")
+    return base, novel
+
+
+def ov_rows(annotations: Annotations, found: Found, labelled_only: bool) -> tuple[Truth, Found, Ints]:
+    """Boxes of the 65 classes alone, and the images judged; labelled_only: those with an object of these classes."""
+    base, novel = ov_columns(annotations)
+    truth = annotations.truth.take(np.isin(annotations.truth.category, base + novel))
+    found = found.take(np.isin(found.category, base + novel))
+    if not labelled_only:
+        return truth, found, np.arange(len(annotations.images))
+    images = np.unique(truth.image)
+    return truth, found.take(np.isin(found.image, images)), images
+
+
 def coco_ov(annotations: Annotations, found: Found, *, labelled_only: bool = False) -> Scores:
     """AP50 over novel, base and all 65 classes, generalized (all compete); other classes of the file are left out.
 
     labelled_only: judge only images with an object of the 65 classes (the convention of 4,836 images of val2017, used
     by OVR-CNN and Detic) instead of all images (5,000).
     """
-    split = coco_ov_split()
-    column = {clean_name(name).strip().casefold(): k for k, name in enumerate(annotations.names)}
-    base, novel = ([column[n] for n in split[part] if n in column] for part in ("base", "novel"))
-    if not base and not novel:
-        raise DataError(f"{annotations.place}: none of the 65 classes of the 48/17 split is among its categories")
-    judged = np.sort(np.array(base + novel))
-    truth = annotations.truth.take(np.isin(annotations.truth.category, judged))
-    found = found.take(np.isin(found.category, judged))
-    images = np.unique(truth.image) if labelled_only else np.arange(len(annotations.images))
-    if labelled_only:
-        found = found.take(np.isin(found.image, images))
+    base, novel = ov_columns(annotations)
+    truth, found, images = ov_rows(annotations, found, labelled_only)
     result = curves(truth, found, len(annotations.names), cap=CAP)
-    groups = {"novel": np.array(novel, int), "base": np.array(base, int), "all": judged}
+    groups = {"novel": np.array(novel, int), "base": np.array(base, int), "all": np.sort(np.array(base + novel))}
+    every, known = category_figures(result, annotations.names), {annotations.names[k] for k in base + novel}
     protocol = {
         "metric": "AP at IoU 0.5, generalized: base and novel classes compete",
         "images_judged": len(images),
@@ -84,9 +97,7 @@ def coco_ov(annotations: Annotations, found: Found, *, labelled_only: bool = Fal
         "cap": f"{CAP} detections of a class in an image",
         "base": [annotations.names[k] for k in base],
         "novel": [annotations.names[k] for k in novel],
-        "classes_not_in_the_file": [n for part in split.values() for n in part if n not in column],
+        "classes_of_the_split": f"{len(known)} of 65 are categories of the file",
     }
-    names = tuple(annotations.names[k] for k in judged)
-    every = category_figures(result, annotations.names)
     figures = {f"AP50_{name}": result.ap(0.5, categories=group) for name, group in groups.items()}
-    return Scores(figures, {name: every[name] for name in names}, protocol)
+    return Scores(figures, {name: every[name] for name in annotations.names if name in known}, protocol)

@@ -14,7 +14,7 @@ import numpy as np
 
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores, category_figures
-from openglip.evaluation.matching import Bools, Curves, Found, Ints, curves, rank_in_runs
+from openglip.evaluation.matching import Bools, Curves, Found, Ints, Truth, curves, rank_in_runs
 from openglip.evaluation.read import Annotations, Record, concatenate
 
 PER_CLASS, PER_IMAGE = 10_000, 300
@@ -75,6 +75,15 @@ def lvis(
         "AP": f"{per_image} detections in an image",
     }
     return Scores(figures, per_category, protocol)
+
+
+def standard_rows(annotations: Annotations, parts: Iterable[Found]) -> tuple[Truth, Found]:
+    """True and found boxes as standard AP judges them: 300 in an image, those of classes not judged there left out."""
+    best = Best("image", PER_IMAGE)
+    for part in parts:
+        best.add(part)
+    found = best.result()
+    return annotations.truth, found.take(_federation(annotations)[0][found.image, found.category])
 
 
 def in_minival(image: Record) -> bool:

@@ -48,7 +48,11 @@ class Picture:
 
 
 def find_pictures(
-    images: str | os.PathLike[str], names: Mapping[object, str], *, any_suffix: bool = False
+    images: str | os.PathLike[str],
+    names: Mapping[object, str],
+    about: Mapping[object, object],
+    *,
+    any_suffix: bool = False,
 ) -> list[Picture]:
     """Pictures by id and file name; any_suffix: what comes after the last dot does not matter.
 
@@ -61,7 +65,7 @@ def find_pictures(
         place = stems.get(Path(name).stem) if any_suffix else files.find(name)
         if place is None:
             raise DataError(f"{images}: no {name}, the picture of image {key}")
-        pictures.append(Picture(key, place))
+        pictures.append(Picture(key, place, about.get(key)))
     return pictures
 
 

@@ -68,8 +68,8 @@ def evaluate(
     checkpoint or a `Detector`, or instead predictions: a file, or the parsed list. output: folder for `report.json` and
     the predictions; a run that was stopped goes on there. split: "minival" of LVIS; "val", "test", "testA" ... of ODinW
     and RefCOCO. prompts, sets: of ODinW, see `docs/evaluation.md`. labelled_only: judge the 4,836 images of OV-COCO.
-    plus_one: widths x2 - x1 + 1 on COCO, as the official code. chunk_size: names a prompt. batch_size: pictures a batch;
-    1 is exact for models with fusion. training_data: what the judged system was trained on, where
+    plus_one: widths x2 - x1 + 1 on COCO, as the official code. chunk_size: names a prompt. batch_size: pictures a
+    batch; 1 is exact for models with fusion. training_data: what the judged system was trained on, where
     its weights do not say. title: the row's name in tables. render: write `report.html`, too. progress: called with a
     name, pictures done, pictures in all. Under torchrun the processes share the pictures.
     Raises ConfigError for settings that do not fit, DataError naming file and id for what can't be judged.
@@ -91,7 +91,7 @@ def evaluate(
 
     def judge(sources: Sequence[Source], about: Mapping[str, object], trained_on: TrainingData | None) -> Report:
         middle = time.perf_counter()
-        judged = [i for task in tasks for i in task.image_ids]
+        judged = [i for task in tasks for i in task.files]
         protocol: dict[str, object] = {
             **({"title": title} if title else {}),
             "annotations": describe(annotations, "annotations"),
@@ -137,7 +137,14 @@ def _with_model(
     """Predict with all processes, judge with the first; each returns the report."""
     import torch
 
-    from openglip.evaluation.predict import check_settings, predict, processes, rank_and_size, state_sha256
+    from openglip.evaluation.predict import (
+        check_settings,
+        find_pictures,
+        predict,
+        processes,
+        rank_and_size,
+        state_sha256,
+    )
     from openglip.predict.detector import Detector, load
 
     rank, size = rank_and_size()
@@ -157,7 +164,7 @@ def _with_model(
         "preparation": str(detector.model.preparation),
         **(asked[0] if len(tasks) == 1 else {"asked": {t.name: a for t, a in zip(tasks, asked, strict=True)}}),
     }
-    settings = {"benchmark": benchmark, **hashes, "pictures": [[str(i) for i in t.image_ids] for t in tasks], **about}
+    settings = {"benchmark": benchmark, **hashes, "pictures": [[str(i) for i in t.files] for t in tasks], **about}
     for free in ("model", "weights", "threads"):
         settings.pop(free)
     with ExitStack() as stack:
@@ -166,9 +173,10 @@ def _with_model(
         if rank == 0:
             check_settings(folder, settings)
         barrier()
-        sources = [
-            predict(t.name, t.pictures(images or ""), t.ask(), detector, folder, barrier, progress) for t in tasks
-        ]
+        sources = []
+        for task in tasks:
+            found = find_pictures(task.folder or images or "", task.files, task.about, any_suffix=task.any_suffix)
+            sources.append(predict(task.name, found, task.ask(), detector, folder, barrier, progress))
         report = judge(sources, about, training_data or known) if rank == 0 else None
         barrier()
         return report or read_report(folder)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from openglip.errors import ConfigError
-from openglip.evaluation.coco import Scores, coco, coco_ov
+from openglip.evaluation.coco import Scores, coco, coco_ov, ov_columns, ov_rows
 from openglip.evaluation.custom import custom
 from openglip.evaluation.flickr import Sentence, flickr, read_sentences
-from openglip.evaluation.lvis import in_minival, lvis
+from openglip.evaluation.lvis import in_minival, lvis, standard_rows
+from openglip.evaluation.matching import Found, Truth
 from openglip.evaluation.odinw import find_sets, names_and_wordings, predictions_of
 from openglip.evaluation.read import Annotations, Source, describe, read_annotations, read_results, results
 from openglip.evaluation.refcoco import as_annotations, read_expressions, refcoco
-from openglip.prompts.tables import PromptTable, coco_ov_split
+from openglip.prompts.tables import PromptTable
 
 if TYPE_CHECKING:
-    from openglip.evaluation.predict import Ask, Picture
+    from openglip.evaluation.predict import Ask
 
 Benchmark = Literal["coco", "coco-ov", "lvis", "flickr30k", "odinw", "refcoco", "custom"]
 LVIS_CHUNK = 40  # names a prompt in GLIP's evaluation
@@ -57,19 +59,22 @@ BELONGS: dict[str, tuple[str, ...]] = {
 class Task:
     """One set of pictures of a benchmark.
 
-    image_ids: of what is judged. protocol: rules known beforehand. asked: rules of asking a model. pictures: opens them
-    below the folder given. score: judges predictions. boxes: annotations for pictures of the result, where it has boxes
-    of categories.
+    files: id -> file name of what is judged. about: id -> what is asked of that picture alone. folder: where the
+    pictures lie, if the annotations say so. protocol: the rules; asked: those of asking a model. ask: what it does.
+    score: judges predictions. boxes: the true and found boxes as they are judged, where they have categories.
     """
 
     name: str
-    image_ids: Sequence[object]
+    files: Mapping[object, str]
     protocol: Mapping[str, object]
     asked: Mapping[str, object]
-    pictures: Callable[[str | PathLike[str]], Sequence[Picture]]
     ask: Callable[[], Ask]
     score: Callable[[Source], Scores]
     annotations: Annotations | None = None
+    boxes: Callable[[Source], tuple[Truth, Found]] | None = None
+    about: Mapping[object, object] = field(default_factory=dict)
+    folder: Path | None = None
+    any_suffix: bool = False
 
 
 def make_tasks(benchmark: Benchmark, source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
@@ -96,73 +101,58 @@ def make_tasks(benchmark: Benchmark, source: Source, ids: Sequence[object] | Non
 
 def _boxes(
     annotations: Annotations,
-    score: Callable[[Source], Scores],
+    judge: Callable[[Annotations, Found], Scores],
     options: Options,
     *,
     name: str = "predictions",
     names: Sequence[str] | None = None,
     wordings: Sequence[tuple[str, str, str]] | None = None,
-    only: Collection[str] | None = None,
-    protocol: Mapping[str, object] | None = None,
+    only: Collection[int] | None = None,
 ) -> Task:
-    """A task with categories. names: what to ask for instead of the file's. only: the names that are asked for."""
+    """A task with categories. names: what to ask for instead of the file's. only: the categories that are asked for."""
     words = annotations.names if names is None else names
-    pairs = [(w, c["id"]) for w, c in zip(words, annotations.categories, strict=True) if only is None or w in only]
+    kept = [k for k in range(len(words)) if only is None or k in only]
 
     def ask() -> Ask:
         from openglip.evaluation.predict import ask_categories
 
-        asked, ids = zip(*pairs, strict=True)
-        sizes = {"chunk_size": options.chunk_size, "batch_size": options.batch_size}
-        return ask_categories(asked, ids, wordings=wordings, **sizes)
+        own, ids = [words[k] for k in kept], [annotations.categories[k]["id"] for k in kept]
+        return ask_categories(own, ids, wordings=wordings, chunk_size=options.chunk_size, batch_size=options.batch_size)
 
     asked = {
-        "names": [w for w, _ in pairs],
+        "names": [words[k] for k in kept],
         "prompt": ["".join(w) for w in wordings] if wordings else 'names cleaned and joined by ". "',
         "chunk_size": options.chunk_size or "as many names as fit a prompt",
         "threshold": "0: the model's own cut before centerness alone",
         "batch_size": options.batch_size,
     }
     return Task(
-        name,
-        [i["id"] for i in annotations.images],
-        {"images": len(annotations.images), "objects": len(annotations.truth.image), **(protocol or {})},
-        asked,
-        lambda folder: _open(folder, {i["id"]: str(i.get("file_name", i["id"])) for i in annotations.images}),
-        ask,
-        score,
-        annotations,
+        name=name,
+        files={i["id"]: str(i.get("file_name", i["id"])) for i in annotations.images},
+        protocol={"images": len(annotations.images), "objects": len(annotations.truth.image)},
+        asked=asked,
+        ask=ask,
+        score=lambda predictions: judge(annotations, read_results(predictions, annotations)),
+        annotations=annotations,
+        boxes=lambda predictions: (annotations.truth, read_results(predictions, annotations)),
     )
 
 
-def _open(folder: str | PathLike[str], names: Mapping[object, str], any_suffix: bool = False) -> Sequence[Picture]:
-    from openglip.evaluation.predict import find_pictures
-
-    return find_pictures(folder, names, any_suffix=any_suffix)
-
-
 def _coco(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
-    annotations = read_annotations(source, ids)
-
-    def score(predictions: Source) -> Scores:
-        return coco(annotations, read_results(predictions, annotations), plus_one=options.plus_one)
-
-    return [_boxes(annotations, score, options)]
+    return [_boxes(read_annotations(source, ids), partial(coco, plus_one=options.plus_one), options)]
 
 
 def _custom(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
-    annotations = read_annotations(source, ids)
-    return [_boxes(annotations, lambda p: custom(annotations, read_results(p, annotations)), options)]
+    return [_boxes(read_annotations(source, ids), custom, options)]
 
 
 def _coco_ov(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
     annotations = read_annotations(source, ids)
-    split = {name for part in coco_ov_split().values() for name in part}
-
-    def score(predictions: Source) -> Scores:
-        return coco_ov(annotations, read_results(predictions, annotations), labelled_only=options.labelled_only)
-
-    return [_boxes(annotations, score, options, only=split)]
+    base, novel = ov_columns(annotations)
+    task = _boxes(annotations, partial(coco_ov, labelled_only=options.labelled_only), options, only=base + novel)
+    return [
+        replace(task, boxes=lambda p: ov_rows(annotations, read_results(p, annotations), options.labelled_only)[:2])
+    ]
 
 
 def _lvis(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
@@ -180,64 +170,70 @@ def _lvis(source: Source, ids: Sequence[object] | None, options: Options) -> lis
     def name(image: Mapping[str, object]) -> str:
         return "/".join(str(image.get("coco_url") or image.get("file_name")).split("/")[-2:])
 
-    task = _boxes(annotations, lambda p: lvis(annotations, results(p, annotations)), options)
+    task = _boxes(annotations, coco, options)
     split = "minival: the images whose url lies in val2017" if minival else "all images of the file"
     return [
         replace(
             task,
+            files={i["id"]: name(i) for i in annotations.images},
             protocol={**task.protocol, "split": split},
             asked={**task.asked, "chunk_size": chunk, "boxes_per_prompt": 300},
             ask=ask,
-            pictures=lambda folder: _open(folder, {i["id"]: name(i) for i in annotations.images}),
+            score=lambda predictions: lvis(annotations, results(predictions, annotations)),
+            boxes=lambda predictions: standard_rows(annotations, results(predictions, annotations)),
         )
     ]
 
 
 def _flickr(source: str | PathLike[str], ids: Sequence[object] | None, options: Options) -> list[Task]:
     sentences, known = read_sentences(Path(source), ids)
-
     own: dict[object, list[Sentence]] = {}
     for sentence in sentences:
         own.setdefault(sentence.image_id, []).append(sentence)
-
-    def pictures(folder: str | PathLike[str]) -> Sequence[Picture]:
-        found = _open(folder, {i: f"{i}.jpg" for i in own}, any_suffix=True)
-        return [replace(p, about=own[p.id]) for p in found]
 
     def ask() -> Ask:
         from openglip.evaluation.predict import ask_sentences
 
         return ask_sentences
 
-    asked = {
-        "prompt": "the sentence, its phrases from the annotated spans",
-        "cap": "100 boxes over all phrases of a sentence",
-    }
-    return [Task("predictions", list(own), {}, asked, pictures, ask, lambda p: flickr(sentences, known, p))]
+    return [
+        Task(
+            name="predictions",
+            files={i: f"{i}.jpg" for i in own},
+            protocol={},
+            asked={
+                "prompt": "the sentence, its phrases from the annotated spans",
+                "cap": "100 boxes over all phrases of a sentence",
+            },
+            ask=ask,
+            score=lambda predictions: flickr(sentences, known, predictions),
+            about=own,
+            any_suffix=True,
+        )
+    ]
 
 
 def _odinw(source: str | PathLike[str], ids: Sequence[object] | None, options: Options) -> list[Task]:
     if ids is not None:
         raise ConfigError("odinw takes no list of ids: its sets are judged whole")
     places, missing = find_sets(Path(source), options.sets, options.split)
+    table = options.prompts or "original"
     tasks = []
     for place in places:
         annotations = read_annotations(place.annotations)
-        table = options.prompts or "original"
         names, wordings = names_and_wordings(place.info, annotations.names, table)
-
-        def score(predictions: Source, place=place, annotations=annotations) -> Scores:
-            own = predictions_of(predictions, place.name, alone=len(places) == 1)
-            return coco(annotations, read_results(own, annotations))
-
-        protocol = {
-            "annotations": str(place.annotations),
-            "split": place.split,
-            "prompts": table,
-            "sets_missing": missing,
-        }
-        task = _boxes(annotations, score, options, name=place.name, names=names, wordings=wordings, protocol=protocol)
-        tasks.append(replace(task, pictures=lambda folder, task=task, place=place: task.pictures(place.images)))
+        task = _boxes(annotations, coco, options, name=place.name, names=names, wordings=wordings)
+        own = partial(predictions_of, name=place.name, alone=len(places) == 1)
+        said = {"annotations": str(place.annotations), "split": place.split, "prompts": table, "sets_missing": missing}
+        tasks.append(
+            replace(
+                task,
+                protocol={**task.protocol, **said},
+                score=lambda predictions, task=task, own=own: task.score(own(predictions)),
+                boxes=lambda predictions, task=task, own=own: task.boxes(own(predictions)),  # type: ignore[misc]
+                folder=place.images,
+            )
+        )
     return tasks
 
 
@@ -245,17 +241,19 @@ def _refcoco(source: str | PathLike[str], ids: Sequence[object] | None, options:
     expressions = read_expressions(Path(source), options.split, ids)
     annotations = as_annotations(expressions, describe(source, "annotations"))
 
-    def pictures(folder: str | PathLike[str]) -> Sequence[Picture]:
-        found = _open(folder, {e.id: e.file_name for e in expressions})
-        return [replace(p, about=e) for p, e in zip(found, expressions, strict=True)]
-
     def ask() -> Ask:
         from openglip.evaluation.predict import ask_expressions
 
         return ask_expressions
 
-    def score(predictions: Source) -> Scores:
-        return refcoco(annotations, read_results(predictions, annotations, key="ref_id"))
-
-    asked = {"prompt": "the expression as one phrase", "cap": "10 boxes of an expression"}
-    return [Task("predictions", [e.id for e in expressions], {}, asked, pictures, ask, score)]
+    return [
+        Task(
+            name="predictions",
+            files={e.id: e.file_name for e in expressions},
+            protocol={"split": options.split} if options.split else {},
+            asked={"prompt": "the expression as one phrase", "cap": "10 boxes of an expression"},
+            ask=ask,
+            score=lambda predictions: refcoco(annotations, read_results(predictions, annotations, key="ref_id")),
+            about={e.id: e for e in expressions},
+        )
+    ]
