@@ -246,8 +246,8 @@ class Detector:
         if isinstance(categories, (str, EncodedText)):
             return _forever(encode(categories))
         items = list(categories)
-        if all(isinstance(item, str) for item in items):
-            return _forever(encode(items))
+        if not items or not all(isinstance(item, (list, tuple, EncodedText)) for item in items):
+            return _forever(encode(items))  # names; one that is no string is refused with its position
         return (encode(item) for item in items)
 
     def _caption_texts(self, captions: str | Iterable[str], phrases: Iterable[Any] | None) -> Iterator[EncodedText]:
