@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from openglip.model.linear import linear
+
 TAPS = 9
-# Rows of sampled columns that are made and multiplied at once without gradients: 2,048 x 9 x 256 floats are 19 MB,
-# which stay in the last cache level; a whole level at 800 x 1344 would be 155 MB.
-CHUNK = 2048
+# Output positions that are sampled and multiplied at once without gradients: 1,024 x 9 x 256 floats are 9 MB, which
+# stay in the processor's cache; a whole level at 800 x 1344 would be 155 MB.
+CHUNK = 1024
 
 
 def deform_conv_reference(
@@ -38,52 +40,54 @@ def flat_view(x: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(b, -1)[:, : c * height * width].view(b, c, height, width)
 
 
-def bilinear_corners(offset: Tensor, mask: Tensor, size: tuple[int, int], stride: int) -> tuple[Tensor, Tensor]:
-    """The four table rows and weights of every sample of a modulated deformable convolution.
+def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """`deform_conv_reference` for a channels-last x: the same arguments, but returns B x (h * w) x O.
 
-    offset: B x 18 x h x w and mask: B x 9 x h x w as above; size: (H, W) of the map that is sampled.
-    Returns indices (int64, into B * H * W rows) and weights, both (B * h * w * 9) x 4.
+    Without gradients a chunk of positions at a time, so that memory is small and stays in the cache.
     """
     b, _, h, w = offset.shape
-    height, width = size
-    offset = offset.permute(0, 2, 3, 1).reshape(b, h, w, TAPS, 2).float()
-    tap = torch.arange(3, device=offset.device) - 1
-    base_y = (torch.arange(h, device=offset.device) * stride)[:, None, None] + tap.repeat_interleave(3)
-    base_x = (torch.arange(w, device=offset.device) * stride)[:, None] + tap.repeat(3)
-    # Two cells beyond the border every weight is zero, so the clamp only keeps the integers small.
-    y = (base_y + offset[..., 0]).clamp(-2, height + 1)
-    x = (base_x + offset[..., 1]).clamp(-2, width + 1)
-    y0, x0 = y.detach().floor(), x.detach().floor()
-    ly, lx = y - y0, x - x0
-    ys = torch.stack([y0, y0 + 1], -1)  # B h w 9 2
-    xs = torch.stack([x0, x0 + 1], -1)
-    wy = torch.stack([1 - ly, ly], -1) * ((ys >= 0) & (ys < height))
-    wx = torch.stack([1 - lx, lx], -1) * ((xs >= 0) & (xs < width))
-    wy = wy * mask.permute(0, 2, 3, 1)[..., None].float()
-    rows = ys.clamp(0, height - 1).long() * width
-    rows = rows + (torch.arange(b, device=offset.device) * (height * width)).view(b, 1, 1, 1, 1)
-    indices = rows[..., :, None] + xs.clamp(0, width - 1).long()[..., None, :]
-    weights = wy[..., :, None] * wx[..., None, :]
-    return indices.view(-1, 4), weights.reshape(-1, 4)
+    height, width = x.shape[2:]
+    # A border of zeros (one cell before, two after) serves every position outside, so no sample needs a test.
+    table = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2)).flatten(1, 2)  # B rows C
+    offset = offset.permute(0, 2, 3, 1).reshape(b, h * w, 2 * TAPS)
+    mask = mask.permute(0, 2, 3, 1).reshape(b, h * w, TAPS)
+    kernel = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1).to(x.dtype)  # O x (9 C)
+    bias = None if bias is None else bias.to(x.dtype)
+    position = torch.arange(h * w, device=x.device)
+    rows = (position // w * stride)[:, None] + torch.arange(3, device=x.device).repeat_interleave(3) - 1  # P 9
+    columns = (position % w * stride)[:, None] + torch.arange(3, device=x.device).repeat(3) - 1
+    step = h * w if torch.is_grad_enabled() else CHUNK
+    images = []
+    for i in range(b):
+        parts = []
+        for start in range(0, h * w, step):
+            part = slice(start, start + step)
+            indices, weights = bilinear_corners(
+                offset[i, part], mask[i, part], rows[part], columns[part], height, width
+            )
+            sampled = F.embedding_bag(indices, table[i], per_sample_weights=weights.to(table.dtype), mode="sum")
+            parts.append(linear(sampled.view(-1, TAPS * table.shape[2]), kernel, bias))
+        images.append(torch.cat(parts) if len(parts) > 1 else parts[0])
+    return torch.stack(images) if b > 1 else images[0][None]
 
 
-def deform_conv(table: Tensor, indices: Tensor, weights: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same convolution on a channels-last table.
+def bilinear_corners(
+    offset: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """The four table rows and weights of every sample, for a table of (height + 3) x (width + 3) rows.
 
-    table: (B * H * W) x C; indices, weights: of `bilinear_corners`; weight: O x C x 3 x 3. Returns (B * h * w) x O.
+    offset: P x 18; mask: P x 9; rows, columns: P x 9, where the taps lie without offsets. Returns indices (int32) and
+    weights, both (P * 9) x 4.
     """
-    kernel = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)  # O x (9 C)
-    weights = weights.to(table.dtype)
-    if torch.is_grad_enabled():
-        return F.linear(_columns(table, indices, weights), kernel, bias)
-    step = CHUNK * TAPS
-    parts = [
-        F.linear(_columns(table, indices[i : i + step], weights[i : i + step]), kernel, bias)
-        for i in range(0, len(indices), step)
-    ]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-
-def _columns(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-    sampled = F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
-    return sampled.view(-1, TAPS * table.shape[1])
+    offset = offset.float()
+    y = (rows + offset[:, 0::2]).clamp(-1, height)  # the border is zero, so farther out changes nothing
+    x = (columns + offset[:, 1::2]).clamp(-1, width)
+    y0, x0 = y.detach().floor(), x.detach().floor()
+    lower = (y - y0) * mask.float()
+    upper = mask.float() - lower
+    right = x - x0
+    left = 1 - right
+    weights = torch.stack([upper * left, upper * right, lower * left, lower * right], -1)
+    first = ((y0 + 1) * (width + 3) + (x0 + 1)).int()
+    corners = torch.tensor([0, 1, width + 3, width + 4], dtype=torch.int32, device=first.device)
+    return (first[..., None] + corners).view(-1, 4), weights.view(-1, 4)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openglip.model.deform import bilinear_corners, deform_conv, deform_conv_reference, flat_view
+from openglip.model.deform import CHUNK, deform_conv, deform_conv_reference, flat_view
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -127,40 +127,69 @@ class DyConv(nn.Module):
 
         Pooled values follow from channel means, since everything up to the dynamic ReLU is affine in a channel.
         """
-        batch = len(neighbours[0][1])
         attention = self.AttnConv[1]
         branches, scales, shift, pooled = [], [], 0.0, 0.0
         for j, source, offset, mask in neighbours:
             module = self.DyConv[j]
-            h, w = source.shape[-2:]
-            corners = bilinear_corners(offset, mask, (h, w), 2 if j == 2 else 1)
-            table = source.permute(0, 2, 3, 1).reshape(batch * h * w, -1)
-            y = deform_conv(table, *corners, module.conv.weight, module.conv.bias).view(batch, -1, table.shape[1])
+            y = deform_conv(source, offset, mask, module.conv.weight, module.conv.bias, 2 if j == 2 else 1)
             scale, offset_ = group_norm_affine(y, module.bn)
             if j == 0:
-                y = y.unflatten(1, (h, w)).permute(0, 3, 1, 2)
+                y = y.unflatten(1, source.shape[-2:]).permute(0, 3, 1, 2)
                 y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
                 y = y.permute(0, 2, 3, 1).flatten(1, 2)
-            mean = y.float().mean(1) * scale + offset_  # B C
-            weight = F.hardsigmoid(F.relu(mean @ attention.weight.flatten(1).t() + attention.bias)) / len(neighbours)
+            mean = y.mean(1, dtype=torch.float32) * scale + offset_  # B C
+            weight = F.hardsigmoid(F.relu(mean @ attention.weight.flatten(1).t().float() + attention.bias))
             branches.append(y)
-            scales.append(scale * weight)
-            shift = shift + offset_ * weight
-            pooled = pooled + mean * weight
-        a1, b1, a2, b2 = self.relu.coefficients(pooled)
-        merged = shift[:, None]
-        for y, scale in zip(branches, scales, strict=True):
-            merged = torch.addcmul(merged, y, scale[:, None])
-        return torch.maximum(
-            torch.addcmul(b1[:, None], merged, a1[:, None]), torch.addcmul(b2[:, None], merged, a2[:, None])
-        ).to(branches[0].dtype)
+            scales.append((scale * weight / len(neighbours))[:, None])
+            shift = shift + offset_ * weight / len(neighbours)
+            pooled = pooled + mean * weight / len(neighbours)
+        a1, b1, a2, b2 = (c[:, None] for c in self.relu.coefficients(pooled))
+        # Both linear pieces applied to the sum of branches, so that no intermediate map is written.
+        pieces = [([s * a for s in scales], shift[:, None] * a + b) for a, b in ((a1, b1), (a2, b2))]
+        step = size[0] * size[1] if torch.is_grad_enabled() else CHUNK
+        parts = []
+        for start in range(0, size[0] * size[1], step):
+            rows = [y[:, start : start + step] for y in branches]
+            first, second = (affine_sum(rows, factors, constant) for factors, constant in pieces)
+            parts.append(torch.maximum(first, second).to(branches[0].dtype))
+        return torch.cat(parts, 1)
+
+
+def affine_sum(rows: list[Tensor], factors: list[Tensor], constant: Tensor) -> Tensor:
+    """constant + sum of rows[i] * factors[i]; rows: B x n x C, factors and constant: B x 1 x C."""
+    total = constant
+    for y, factor in zip(rows, factors, strict=True):
+        total = torch.addcmul(total, y, factor)
+    return total
 
 
 def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
     """Group norm of y (B x N x C) as scale and shift per image and channel: norm(y) = y * scale + shift."""
     b, n, c = y.shape
-    grouped = y.float().view(b, n, norm.num_groups, -1)
-    variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # B groups
+    if torch.is_grad_enabled():
+        grouped = y.float().view(b, n, norm.num_groups, -1)
+        variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # B groups
+    else:
+        variance, mean = grouped_moments(y, norm.num_groups)
     rate = (variance + norm.eps).rsqrt().repeat_interleave(c // norm.num_groups, 1)
     scale = rate * norm.weight
     return scale, norm.bias - mean.repeat_interleave(c // norm.num_groups, 1) * scale
+
+
+def grouped_moments(y: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Variance and mean (B x groups) of y (B x N x C), from exact moments of chunks that fit the cache."""
+    b, n, c = y.shape
+    counts, means, squares = [], [], []
+    for start in range(0, n, CHUNK):
+        rows = y[:, start : start + CHUNK].float()
+        mean = rows.mean(1, keepdim=True)
+        counts.append(rows.shape[1])
+        means.append(mean[:, 0])
+        squares.append((rows - mean).square_().sum(1))
+    count = torch.tensor(counts, device=y.device)[:, None, None] / n
+    means = torch.stack(means).view(-1, b, groups, c // groups)  # chunks B groups channels
+    count = count[..., None]
+    mean = (means * count).sum(0).mean(-1)  # B groups
+    between = ((means - mean[..., None]).square() * count).sum(0).mean(-1)
+    within = torch.stack(squares).view(-1, b, groups, c // groups).sum(0).mean(-1) / n
+    return within + between, mean

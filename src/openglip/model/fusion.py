@@ -17,9 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.bert import LIMIT
+from openglip.model.linear import linear
 
 # Image rows that are attended at once without gradients; the logits of 1,024 rows and 8 x 194 columns are 6 MB.
 CHUNK = 1024
+# Below this sum of weights a column has lost precision to underflow.
+TINY = 1e-25
 
 
 class BiAttention(nn.Module):
@@ -106,33 +109,50 @@ class BiAttention(nn.Module):
         return self.out_l_proj(value.transpose(1, 2).flatten(2))
 
     def _attend_chunked(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """`attend_folded` of one image without gradients, a block of image rows at a time (running softmax).
+        """`attend_folded` of one image without gradients, a block of image rows at a time.
 
         v: N x image_dim; l: L x text_dim. The logits of all rows (139 MB at 800 x 1344 with 194 tokens) never exist.
+        One exponential serves both directions: with p the softmax of a row over its tokens and z its log-sum-exp,
+        exp(logit) = p exp(z), so the softmax over image rows is p exp(z) divided by its sum over rows.
         """
-        keys, key_bias, values = (x[0] for x in self._fold_text(l[None]))
-        keys = keys.t()
-        columns = len(key_bias)
+        tokens = l[mask]
+        keys, key_bias, values = (x[0] for x in self._fold_text(tokens[None]))
+        values = values.t().contiguous()
+        bound = v.float().norm(dim=1).max() * keys.float().norm(dim=1).max() + key_bias.float().abs().max()
+        if bound > LIMIT:  # the clamp may act, and log-sum-exps of this size have lost their fraction
+            return self._attend_whole(v, tokens, mask)
         delta_v = torch.empty_like(v)
-        peak = torch.full((columns,), float("-inf"), device=v.device)
-        total = torch.zeros(columns, device=v.device)
-        gathered = torch.zeros(columns, v.shape[1], device=v.device)
-        penalty = torch.zeros(len(mask), device=v.device).masked_fill_(~mask, float("-inf")) if not mask.all() else None
+        peak = torch.full((self.heads,), float("-inf"), device=v.device)
+        total = torch.zeros(self.heads, len(tokens), device=v.device)
+        gathered = torch.zeros(self.heads, len(tokens), v.shape[1], device=v.device)
         for start in range(0, len(v), CHUNK):
             rows = v[start : start + CHUNK]
-            logits = torch.addmm(key_bias, rows, keys).float().clamp_(-LIMIT, LIMIT)  # rows (heads L)
-            by_head = logits.view(len(rows), self.heads, -1)
-            p_v = (by_head if penalty is None else by_head + penalty).softmax(-1).view(len(rows), -1)
-            delta_v[start : start + CHUNK] = torch.addmm(self.out_v_proj.bias, p_v.to(v.dtype), values)
-            new_peak = torch.maximum(peak, logits.amax(0))
-            shrink = (peak - new_peak).exp_()
-            weights = logits.sub_(new_peak).exp_()
-            total = total * shrink + weights.sum(0)
-            gathered = gathered * shrink[:, None] + (weights.t().to(v.dtype) @ rows).float()
+            logits = linear(rows, keys, key_bias).view(len(rows), self.heads, -1)
+            p = logits.softmax(-1)
+            delta_v[start : start + CHUNK] = linear(p.view(len(rows), -1), values, self.out_v_proj.bias)
+            z = logits.amax(-1).float() - p.amax(-1).float().log()  # rows heads
+            new_peak = torch.maximum(peak, z.amax(0))
+            shrink = (peak - new_peak).exp()[:, None]
+            p *= (z - new_peak).exp()[..., None].to(p.dtype)
+            total = total * shrink + p.sum(0, dtype=torch.float32)
+            gathered = gathered * shrink[..., None] + (p.view(len(rows), -1).t() @ rows).view(gathered.shape)
             peak = new_peak
-        gathered = (gathered / total[:, None]).to(v.dtype)
-        ones = gathered.new_ones(1, len(l), self.heads)
-        return delta_v, self._out_l(gathered[None], ones)[0]
+        if total.min() < TINY:  # a token so far below the others that its weights left the range of float32
+            return self._attend_whole(v, tokens, mask)
+        gathered = (gathered / total[..., None]).to(v.dtype).flatten(0, 1)
+        ones = gathered.new_ones(1, len(tokens), self.heads)
+        return delta_v, _scatter(self._out_l(gathered[None], ones)[0], mask)
+
+    def _attend_whole(self, v: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        delta_v, delta_l = self.attend_folded(v[None], tokens[None], mask[mask][None])
+        return delta_v[0], _scatter(delta_l[0], mask)
+
+
+def _scatter(rows: Tensor, mask: Tensor) -> Tensor:
+    """Rows of the real tokens back among the padding, which gets zeros."""
+    full = rows.new_zeros(len(mask), rows.shape[1])
+    full[mask] = rows
+    return full
 
 
 class Fusion(nn.Module):

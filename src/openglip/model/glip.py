@@ -15,6 +15,7 @@ from openglip.model.dyhead import DyConv, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import BiAttention
 from openglip.model.head import Head, HeadOutputs, TextFeatures
+from openglip.model.swin import SwinStage
 
 Aggregation = Literal["mean", "max", "power"]
 
@@ -79,7 +80,7 @@ class GLIP(nn.Module):
     def use_plain(self, plain: bool = True) -> GLIP:
         """Compute by the formulas as they stand, slower; the fast paths are held to them by tests."""
         for module in self.modules():
-            if isinstance(module, (BiAttention, DyConv)):
+            if isinstance(module, (SwinStage, BiAttention, DyConv)):
                 module.plain = plain
         return self
 

@@ -13,6 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
+from openglip.model.linear import linear
+
+# Values of the residual stream that a chunk of windows holds without gradients: 3.2 MB, and four times that in the MLP.
+CHUNK_VALUES = 800_000
+
 
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for each (query, key) pair of a window: window^2 x window^2, int64."""
@@ -49,6 +54,27 @@ def map_of(windows: Tensor, window: int, height: int, width: int) -> Tensor:
     return x.transpose(2, 3).reshape(-1, height, width, c)
 
 
+class WindowPlan:
+    """Which row of a map stands where in its windows, for `SwinBlock.forward_chunked`.
+
+    rows: (windows * window^2), rows of the map with one spare row at its end, where all padding points; valid: same
+    length, False on padding, None where there is no padding; mask: `shift_mask` or None; plain: windows without any
+    masked pair.
+    """
+
+    def __init__(self, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
+        padded_h, padded_w = (-(-side // window) * window for side in (height, width))
+        y, x = (torch.arange(side, device=device) for side in (padded_h, padded_w))
+        inside = (y < height)[:, None] & (x < width)
+        rows = torch.where(inside, y[:, None] * width + x, height * width)
+        rows = rows.roll((-shift, -shift), (0, 1))
+        self.rows = windows_of(rows[None, :, :, None], window).flatten()
+        valid = self.rows < height * width
+        self.valid = None if bool(valid.all()) else valid[:, None]
+        self.mask = shift_mask(padded_h, padded_w, window, shift).to(device) if shift else None
+        self.plain = None if self.mask is None else ~self.mask.flatten(1).any(1)
+
+
 class WindowAttention(nn.Module):
     """Self-attention inside windows with a relative position bias; source: Swin section 3.2."""
 
@@ -66,12 +92,12 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x: (B * windows) x T x C; mask: windows x T x T or None. Returns the shape of x."""
         n, t, c = x.shape
-        q, k, v = self.qkv(x).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = _linear(self.qkv, x).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]  # 1 heads T T
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(n // mask.shape[0], 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(x.transpose(1, 2).reshape(n, t, c))
+        return _linear(self.proj, x.transpose(1, 2).reshape(n, t, c))
 
 
 class Mlp(nn.Module):
@@ -83,7 +109,11 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return _linear(self.fc2, F.gelu(_linear(self.fc1, x)))
+
+
+def _linear(module: nn.Linear, x: Tensor) -> Tensor:
+    return linear(x, module.weight, module.bias)
 
 
 class SwinBlock(nn.Module):
@@ -113,6 +143,28 @@ class SwinBlock(nn.Module):
         x = x + stochastic_depth(y[:, :h, :w], self.drop_path, "row", self.training)
         return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, "row", self.training)
 
+    def forward_chunked(self, x: Tensor, plan: WindowPlan) -> Tensor:
+        """The same for one image without gradients, some windows at a time, which stay in the processor's cache.
+
+        x: (H * W + 1) x C, rows of the map and a spare one for the padding. Returns the same shape.
+        """
+        tokens = self.window**2
+        step = max(1, CHUNK_VALUES // (x.shape[1] * tokens))
+        out = torch.empty_like(x)
+        for first in range(0, len(plan.rows) // tokens, step):
+            part = slice(first * tokens, (first + step) * tokens)
+            windows = slice(first, first + step)
+            rows = x.index_select(0, plan.rows[part])
+            y = self.norm1(rows)
+            if plan.valid is not None:
+                y = y * plan.valid[part]
+            masked = plan.mask is not None and plan.plain is not None and not bool(plan.plain[windows].all())
+            y = self.attn(y.view(-1, tokens, y.shape[1]), plan.mask[windows] if masked else None)  # type: ignore[index]
+            rows = rows.add_(y.view(rows.shape))
+            rows = rows.add_(self.mlp(self.norm2(rows)))
+            out.index_copy_(0, plan.rows[part], rows)
+        return out
+
 
 class PatchMerging(nn.Module):
     """2 x 2 neighbours to channels, then a linear layer: B x H x W x C -> B x H/2 x W/2 x 2C (rounded up)."""
@@ -135,7 +187,7 @@ class SwinStage(nn.Module):
         self, dim: int, depth: int, heads: int, window: int, drop_paths: Sequence[float], downsample: bool
     ) -> None:
         super().__init__()
-        self.window = window
+        self.window, self.plain = window, False
         self.blocks = nn.ModuleList(
             SwinBlock(dim, heads, window, window // 2 if i % 2 else 0, drop_paths[i]) for i in range(depth)
         )
@@ -143,11 +195,24 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stage's own map and the input of the next stage."""
-        h, w = (-(-side // self.window) * self.window for side in x.shape[1:3])
-        mask = shift_mask(h, w, self.window, self.window // 2).to(x.device)
-        for block in self.blocks:
-            x = block(x, mask)
+        if not (self.plain or torch.is_grad_enabled()) and x.device.type == "cpu":
+            x = self._blocks_chunked(x)
+        else:
+            h, w = (-(-side // self.window) * self.window for side in x.shape[1:3])
+            mask = shift_mask(h, w, self.window, self.window // 2).to(x.device)
+            for block in self.blocks:
+                x = block(x, mask)
         return x, self.downsample(x) if self.downsample is not None else x
+
+    def _blocks_chunked(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        plans = {shift: WindowPlan(h, w, self.window, shift, x.device) for shift in {blk.shift for blk in self.blocks}}
+        images = []
+        for rows in F.pad(x.view(b, h * w, c), (0, 0, 0, 1)):
+            for block in self.blocks:
+                rows = block.forward_chunked(rows, plans[block.shift])
+            images.append(rows[:-1].view(h, w, c))
+        return torch.stack(images)
 
 
 class PatchEmbed(nn.Module):

@@ -32,7 +32,7 @@ CACHED_PROMPTS = 64
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """One prompt: its features (None for the closed set), the tokens of each entry, the entry's place in the vocabulary.
+    """One prompt: its features (None for the closed set), each entry's tokens and place in the vocabulary.
 
     features: hidden L x D and mask L.
     """
