@@ -73,7 +73,7 @@ def test_slices_of_files(tmp_path):
     file = tmp_path / "x.tsv"
     encoded = base64.b64encode(b"picture")
     file.write_bytes(b"key\t" + encoded + b"\nraw")
-    assert FileSlice(str(file), 4, len(encoded), is_base64=True).read() == b"picture"
+    assert FileSlice(str(file), 0, 5 + len(encoded), is_base64=True).read() == b"picture"
     assert FileSlice(str(file), 5 + len(encoded), 3).read() == b"raw"
     with pytest.raises(DataError, match=r"x\.tsv"):
         FileSlice(str(file), 5 + len(encoded), 9).read()

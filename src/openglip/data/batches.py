@@ -77,7 +77,7 @@ class Views(Dataset[Example]):
     """Rows of a mixture as examples. A row gives the same example in any process.
 
     A sample that can't be read is logged, counted and replaced by the next of its source; after `patience` of them in a
-    row the error is raised.
+    row the error is raised. A caption without a box says nothing of where its words are: it is passed over.
     """
 
     def __init__(self, mixture: Mixture, transforms: Sequence[Transform], *, patience: int = 10) -> None:
@@ -86,18 +86,22 @@ class Views(Dataset[Example]):
     def __getitem__(self, row: Row) -> Example:
         source = self.mixture.sources[row.source]
         failures: list[str] = []
-        while True:
+        for offset in range(len(source.samples)):
             rng, numpy_rng = generators(row.seed)
-            sample = source.samples[(row.sample + len(failures)) % len(source.samples)]
             try:
+                sample = source.samples[(row.sample + offset) % len(source.samples)]
+                if sample.labels is None and not len(sample):
+                    continue
                 image, sample = self._loaded(row, sample, rng)
                 view = make_view(image, sample, source.prompt, rng, numpy_rng)
                 return Example(compose(self.transforms, view, rng), source.name, sample.image_id, tuple(failures))
             except (ImageError, DataError) as error:
-                failures.append(f"{sample.where}: {error}")
+                failures.append(str(error))
                 logger.warning("source %s: skipped: %s", source.name, failures[-1])
                 if len(failures) >= self.patience:
                     raise DataError(f"{len(failures)} samples in a row can't be read, the last: {error}") from error
+        listed = f", {len(failures)} can't be read: {failures[-1]}" if failures else ""
+        raise DataError(f"source {source.name!r} has no sample that can be trained on{listed}")
 
     def _loaded(self, row: Row, sample: Sample, rng: random.Random) -> tuple[np.ndarray, Sample]:
         source = self.mixture.sources[row.source]

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 logger = logging.getLogger(__name__)
 
-NOTES = ("crowd", "phrase_without_box", "unrelated_caption", "caption_without_box", "unverified_label")
+NOTES = (
+    "crowd",
+    "phrase_without_box",
+    "box_without_phrase",
+    "unrelated_caption",
+    "caption_without_box",
+)
 """Kinds that are no fault: things a format holds on purpose and the training does not use."""
 
 

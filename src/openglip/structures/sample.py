@@ -15,7 +15,10 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class FileSlice:
-    """An encoded image that is a part of a larger file: a member of a tar, a field of a TSV line. Read when needed."""
+    """An encoded image that is a part of a larger file. Read when needed.
+
+    A member of a tar: these bytes. is_base64: a line of a TSV; its last tab-separated field holds the image.
+    """
 
     path: str
     offset: int
@@ -30,7 +33,7 @@ class FileSlice:
             content = file.read(self.length)
         if len(content) != self.length:
             raise DataError(f"{self}: the file ends {self.length - len(content)} bytes too early")
-        return base64.b64decode(content) if self.is_base64 else content
+        return base64.b64decode(content.rpartition(b"\t")[2]) if self.is_base64 else content
 
     def __str__(self) -> str:
         return f"{self.path}:{self.name or self.offset}"

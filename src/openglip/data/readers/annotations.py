@@ -23,10 +23,10 @@ def usable_boxes(
     inside stays).
     """
     raw = np.asarray(boxes, np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
-    finite: np.ndarray = np.isfinite(raw).all(axis=1)
-    filled: np.ndarray = finite & (raw[:, 2:] > raw[:, :2]).all(axis=1)
+    finite = np.asarray(np.isfinite(raw).all(axis=1))
+    filled = finite & (raw[:, 2:] > raw[:, :2]).all(axis=1)
     clipped = bx.clip(np.where(finite[:, None], raw, 0), *size).astype(np.float32)
-    keep: np.ndarray = filled & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    keep = filled & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     outside = filled & ((np.abs(raw - clipped) > 1.0).any(axis=1) | ~keep)
     for i in np.flatnonzero(~finite | ~filled | outside):
         kind = "box_not_finite" if not finite[i] else "box_outside" if filled[i] else "box_degenerate"

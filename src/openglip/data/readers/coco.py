@@ -57,7 +57,9 @@ def read_coco(
     files = image_files(file, images)
     categories = _Categories(file)
     for image in file.images:
-        size = stored_size(image, files)
+        size = stored_size(image, files, file.path, report)
+        if size is None:
+            continue
         found, ids = boxes_of(image, file, size, report)
         names, index = categories.of(image.get("source"), ids)
         origin = image.get("source")
@@ -83,29 +85,34 @@ def load_coco(path: StrPath, findings: Findings) -> CocoFile:
     top = record(read_json(path), ("images", "annotations"), path, "the file")
     images: dict[Id, dict[str, Any]] = {}
     for i, item in enumerate(top["images"]):
-        image = record(item, ("id", "file_name" if "coco_url" not in item else "coco_url"), path, f"image {i}")
-        if image["id"] in images:
-            findings.add("duplicate_id", path, image["id"], f"two images have the id {image['id']!r}")
+        if not isinstance(item, dict) or "id" not in item or not ("file_name" in item or "coco_url" in item):
+            findings.add("malformed", path, None, f"image {i} has no id or file_name: {item!r:.80}")
+        elif item["id"] in images:
+            findings.add("duplicate_id", path, item["id"], f"two images have the id {item['id']!r}")
         else:
-            images[image["id"]] = image
+            images[item["id"]] = item
     names: dict[Id, str] = {}
     for i, item in enumerate(top.get("categories", [])):
-        category = record(item, ("id", "name"), path, f"category {i}")
-        if category["id"] in names:
-            findings.add("duplicate_id", path, category["id"], f"two categories have the id {category['id']!r}")
-        names.setdefault(category["id"], str(category["name"]))
+        if not isinstance(item, dict) or "id" not in item or "name" not in item:
+            findings.add("malformed", path, None, f"category {i} has no id or name: {item!r:.80}")
+        elif item["id"] in names:
+            findings.add("duplicate_id", path, item["id"], f"two categories have the id {item['id']!r}")
+        else:
+            names[item["id"]] = str(item["name"])
     annotations: dict[Id, list[dict[str, Any]]] = defaultdict(list)
     seen: set[Id] = set()
     for i, item in enumerate(top["annotations"]):
-        annotation = record(item, ("image_id",), path, f"annotation {i}")
-        own = annotation.get("id")
+        if not isinstance(item, dict) or "image_id" not in item:
+            findings.add("malformed", path, None, f"annotation {i} has no image_id: {item!r:.80}")
+            continue
+        own = item.get("id")
         if own is not None and own in seen:
             findings.add("duplicate_id", path, own, f"two annotations have the id {own!r}")
         seen.add(own)  # type: ignore[arg-type]
-        if annotation["image_id"] not in images:
-            findings.add("annotation_without_image", path, own, f"there is no image {annotation['image_id']!r}")
+        if item["image_id"] not in images:
+            findings.add("annotation_without_image", path, own, f"there is no image {item['image_id']!r}")
         else:
-            annotations[annotation["image_id"]].append(annotation)
+            annotations[item["image_id"]].append(item)
     info = top.get("info") if isinstance(top.get("info"), dict) else {}
     return CocoFile(Path(path), info, list(images.values()), annotations, dict(sorted(names.items(), key=_by_id)))  # type: ignore[arg-type]
 
@@ -144,14 +151,22 @@ def image_files(file: CocoFile, images: StrPath | None) -> Files:
     return next((f for f in usable if f.find(first)), Files(folder))
 
 
-def stored_size(image: dict[str, Any], files: Files) -> tuple[int, int]:
-    """(height, width) as the file says, or from the picture's header where it does not say."""
+def stored_size(image: dict[str, Any], files: Files, path: Path, findings: Findings) -> tuple[int, int] | None:
+    """(height, width) as the file says, or from the picture's header where it does not say.
+
+    None, and recorded as malformed or missing_image, when neither gives one.
+    """
     height, width = image.get("height"), image.get("width")
     if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
         return height, width
-    if height is None and width is None:
+    if height is not None or width is not None:
+        findings.add("malformed", path, image["id"], f"height and width are {height!r} and {width!r}")
+        return None
+    try:
         return image_size(files.reference(str(image["file_name"])))
-    raise DataError(f"image {image['id']!r}: height and width are {height!r} and {width!r}")
+    except DataError as error:
+        findings.add("missing_image", path, image["id"], str(error))
+        return None
 
 
 class _Categories:

@@ -1,0 +1,220 @@
+"""Look for what is wrong with a data set before it is trained on: annotations, pictures, names, leakage of splits.
+
+Kinds of findings are listed in docs/formats.md. Everything is read once; pictures are decoded in threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from openglip.data.files import StrPath
+from openglip.data.findings import Finding, Findings
+from openglip.data.formats import Split, open_splits
+from openglip.data.views import same_aspect
+from openglip.errors import DataError, ImageError
+from openglip.images.read import read_image
+from openglip.prompts.text import clean_name
+from openglip.structures.sample import FileSlice, ImageReference, Sample
+
+SCALED = ("flickr30k", "caption-tsv", "webdataset", "parquet")
+"""Formats whose pictures are often stored smaller than annotated; only their aspect has to agree."""
+REPEATED = ("flickr30k", "mdetr", "objects365-tsv", "caption-tsv")
+"""Formats in which an id may come back on purpose: several captions, resampled lists."""
+ALIKE_BITS, ALIKE_LEVELS = 10, 6.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """findings: every fault. counts: images and boxes, and how many findings (and notes) of each kind."""
+
+    findings: list[Finding]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A picture's content: hash of its pixels, 256 signs of brightness steps, 16 x 16 x 3 thumbnail."""
+
+    pixels: str
+    steps: np.ndarray
+    thumbnail: np.ndarray
+
+
+@dataclass
+class _Seen:
+    """What is kept of a split: ids in their order, the file of each, content of each picture."""
+
+    ids: list[str | int | None] = field(default_factory=list)
+    files: dict[str | int | None, str] = field(default_factory=dict)
+    contents: dict[str, Fingerprint] = field(default_factory=dict)
+
+
+def check(
+    path: StrPath,
+    *,
+    format: str | None = None,
+    images: StrPath | None = None,
+    against: Mapping[str, StrPath] | None = None,
+    threads: int = 4,
+) -> Report:
+    """Check every split of a path.
+
+    against: further splits by name (another file or folder) that must not share pictures. Raises DataError when nothing
+    is there and ConfigError when the format can't be told; whatever is wrong inside is a finding.
+    """
+    findings, counts = Findings(), {"images": 0, "boxes": 0}
+    splits = _named_splits(path, format, images, against or {})
+    seen: dict[str, _Seen] = {}
+    for name, (format_name, split) in splits.items():
+        seen[name] = _check_split(name, format_name, split, findings, counts, threads)
+    names = list(seen)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            _check_leakage(one, seen[one], other, seen[other], findings)
+    return Report(findings.items, {**counts, **dict(sorted(findings.counts.items()))})
+
+
+def _named_splits(
+    path: StrPath, format: str | None, images: StrPath | None, against: Mapping[str, StrPath]
+) -> dict[str, tuple[str, Split]]:
+    format_name, opened = open_splits(path, format, images)
+    splits = {name: (format_name, split) for name, split in opened.items()}
+    for given, other in against.items():
+        other_format, others = open_splits(other, None, None)
+        for name, split in others.items():
+            splits[given if len(others) == 1 else f"{given}/{name}"] = other_format, split
+    return splits
+
+
+def _check_split(
+    name: str, format_name: str, split: Split, findings: Findings, counts: dict[str, int], threads: int
+) -> _Seen:
+    seen, files, vocabularies = _Seen(), dict[str, Sample](), set[tuple[str, ...]]()
+    for sample in _readable(split, name, findings):
+        counts["boxes"] += len(sample)
+        file = _file(sample.image, sample.image_id)
+        if sample.image_id in seen.files and format_name not in REPEATED and sample.labels is not None:
+            findings.add("duplicate_id", file, sample.image_id, f"two pictures have the id {sample.image_id!r}")
+        seen.ids.append(sample.image_id)
+        seen.files.setdefault(sample.image_id, file)
+        files.setdefault(file, sample)
+        if sample.categories is not None and sample.categories not in vocabularies:
+            vocabularies.add(sample.categories)
+            _check_names(sample.categories, name, findings)
+    counts["images"] += len(files)
+    with ThreadPoolExecutor(threads) as pool:
+        for file, found in zip(files, pool.map(_opened, files.values()), strict=True):
+            sample = files[file]
+            if isinstance(found, Finding):
+                findings.add(found.kind, found.file, found.id, found.message)
+                continue
+            size, content = found
+            fits = same_aspect(size, sample.size) if format_name in SCALED else size == sample.size
+            if not fits:
+                text = f"the picture is {size[1]} x {size[0]}, the annotation says {sample.size[1]} x {sample.size[0]}"
+                turned = " (turned?)" if size == sample.size[::-1] else ""
+                findings.add("size_mismatch", file, sample.image_id, text + turned)
+            seen.contents[file] = content
+    return seen
+
+
+def _readable(split: Split, name: str, findings: Findings) -> Iterator[Sample]:
+    """The samples of a split; an error of the reader becomes a finding."""
+    try:
+        samples: Iterable[Sample] = split(findings)
+        if isinstance(samples, Sequence):
+            for i in range(len(samples)):  # made one by one: a broken one does not end the others
+                try:
+                    yield samples[i]
+                except DataError as error:
+                    findings.add("malformed", name, i, str(error))
+        else:
+            yield from samples
+    except DataError as error:
+        findings.add("unparsable", str(error).partition(": ")[0], None, str(error))
+
+
+def _opened(sample: Sample) -> tuple[tuple[int, int], Fingerprint] | Finding:
+    file = _file(sample.image, sample.image_id)
+    try:
+        image = read_image(sample.image.read() if isinstance(sample.image, FileSlice) else sample.image)
+    except (FileNotFoundError, ImageError, DataError, OSError) as error:
+        kind = "missing_image" if isinstance(error, FileNotFoundError) else "unreadable_image"
+        return Finding(kind, file, sample.image_id, str(error))
+    return image.shape[:2], fingerprint(image)
+
+
+def fingerprint(image: np.ndarray) -> Fingerprint:
+    """Of H x W x 3 uint8 pixels."""
+    picture = Image.fromarray(image)
+    steps = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BOX), np.int16)
+    thumbnail = np.asarray(picture.resize((16, 16), Image.Resampling.BOX))
+    digest = hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()
+    return Fingerprint(digest, (steps[:, 1:] > steps[:, :-1]).ravel(), thumbnail)
+
+
+def _check_names(names: tuple[str, ...], split: str, findings: Findings) -> None:
+    cleaned: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        cleaned[clean_name(name).strip().casefold()].append(name)
+    for text, own in cleaned.items():
+        if not text:
+            findings.add("empty_name", split, own[0], f"nothing is left of the name {own[0]!r} after cleaning")
+        elif len(own) > 1:
+            listed = " and ".join(repr(name) for name in own)
+            findings.add("colliding_names", split, own[0], f"the model can't tell apart {listed}: both read {text!r}")
+
+
+def _check_leakage(one: str, first: _Seen, other: str, second: _Seen, findings: Findings) -> None:
+    both = f"{one}, {other}"
+    counted = _is_count(first.ids) and _is_count(second.ids)  # 1, 2, 3 in both: no identity of a picture
+    for own in first.files.keys() & second.files.keys() - {None}:
+        if not counted or first.files[own] == second.files[own]:
+            findings.add("leak_id", both, own, f"{first.files[own]} and {second.files[own]} have the id {own!r}")
+    by_pixels = defaultdict(list)
+    for file, content in second.contents.items():
+        by_pixels[content.pixels].append(file)
+    exact = {file: by_pixels[content.pixels] for file, content in first.contents.items()}
+    for file, twins in exact.items():
+        for twin in twins:
+            findings.add("leak_image", both, file, f"{file} and {twin} have equal pixels")
+    for file, twin in _alike(first.contents, second.contents):
+        if twin not in exact[file]:
+            findings.add("leak_image", both, file, f"{file} and {twin} look alike (stored again?)")
+
+
+def _alike(first: Mapping[str, Fingerprint], second: Mapping[str, Fingerprint]) -> Iterator[tuple[str, str]]:
+    """Pairs of pictures with nearly equal brightness steps and colours; pictures without structure are left out."""
+    ones, others = ([(f, c) for f, c in side.items() if 40 <= c.steps.sum() <= 216] for side in (first, second))
+    if not ones or not others:
+        return
+    table = np.stack([c.steps for _, c in others]).astype(np.float32)
+    for file, content in ones:
+        steps = content.steps.astype(np.float32)
+        differing = steps.sum() + table.sum(1) - 2 * (table @ steps)
+        for i in np.flatnonzero(differing <= ALIKE_BITS):
+            levels = np.abs(others[i][1].thumbnail.astype(np.int16) - content.thumbnail).mean()
+            if levels <= ALIKE_LEVELS:
+                yield file, others[i][0]
+
+
+def _is_count(ids: Sequence[str | int | None]) -> bool:
+    """Whether ids only number the pictures of their split: from 0 or 1 on, without gaps."""
+    numbers = {int(str(i)) for i in ids if str(i).isdigit()}
+    return (
+        len(numbers) == len(set(ids))
+        and bool(numbers)
+        and min(numbers) <= 1
+        and max(numbers) - min(numbers) < len(numbers)
+    )
+
+
+def _file(image: ImageReference, image_id: str | int | None) -> str:
+    return f"bytes of {image_id!r}" if isinstance(image, bytes) else str(image)

@@ -1,0 +1,88 @@
+"""Any format to any other that has a writer, by way of samples; says what the other one can't hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from openglip.data.files import StrPath
+from openglip.data.findings import Finding, Findings
+from openglip.data.formats import open_splits
+from openglip.data.writers import WRITERS, write_yolo
+from openglip.errors import ConfigError
+from openglip.structures.sample import Sample
+
+SUFFIX_OF = {"coco": ".json", "label-studio": ".json", "odvg": ".jsonl"}
+FORMAT_OF = {".json": "coco", ".jsonl": "odvg", ".odvg": "odvg"}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """written: place of each split. samples: how many. lost: what the format can't hold, in samples (categories: in
+    names). findings: annotations that could not be read, and counts of all that was left out.
+    """
+
+    written: dict[str, str]
+    samples: int
+    lost: dict[str, int]
+    findings: list[Finding]
+    left_out: dict[str, int]
+
+
+def convert(
+    path: StrPath,
+    out: StrPath,
+    *,
+    format: str | None = None,
+    source_format: str | None = None,
+    images: StrPath | None = None,
+) -> Converted:
+    """Write every split of a data set in another format.
+
+    out: a file (.json: COCO, .jsonl: ODVG), or a folder, which takes one file or folder per split. format: of `out`
+    where its name does not say. source_format, images: as in `open_splits`. A picture that is not there is a finding
+    and left out where the format holds pictures. Raises ConfigError when `out` holds files already.
+    """
+    target = Path(out)
+    name = format or FORMAT_OF.get(target.suffix.lower())
+    if name not in WRITERS:
+        raise ConfigError(f"{out}: can't write {name or 'it'}: give the format, one of {', '.join(WRITERS)}")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise ConfigError(f"{out} is there already: give another place")
+    _, splits = open_splits(path, source_format, images)
+    if len(splits) > 1 and target.suffix:
+        raise ConfigError(f"{path} has {len(splits)} splits ({', '.join(splits)}): give a folder instead of {out}")
+    findings, written, lost, samples = Findings(), dict[str, str](), dict[str, int](), 0
+    for split, read in splits.items():
+        place = _place(target, name, split, len(splits))
+        reading = _Counted(read(findings), findings, needs_pictures=name not in SUFFIX_OF)
+        found = write_yolo(reading, place, split=split) if name == "yolo" else WRITERS[name](reading, place)
+        written[split] = str(place)
+        samples += reading.count
+        for kind, number in found.items():
+            lost[kind] = lost.get(kind, 0) + number
+    return Converted(written, samples, lost, findings.items, dict(findings.counts))
+
+
+class _Counted:
+    """Samples on their way to a writer: counted, and without those whose picture is not there to be copied."""
+
+    def __init__(self, samples: Iterable[Sample], findings: Findings, *, needs_pictures: bool) -> None:
+        self.samples, self.findings, self.needs_pictures, self.count = samples, findings, needs_pictures, 0
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in self.samples:
+            if self.needs_pictures and isinstance(sample.image, str) and not Path(sample.image).is_file():
+                self.findings.add("missing_image", sample.image, sample.image_id, f"{sample.image}: no such file")
+                continue
+            self.count += 1
+            yield sample
+
+
+def _place(target: Path, name: str, split: str, splits: int) -> Path:
+    if name == "yolo" or target.suffix:
+        return target
+    if name in SUFFIX_OF:
+        return target / f"{split}{SUFFIX_OF[name]}"
+    return target / split if splits > 1 else target

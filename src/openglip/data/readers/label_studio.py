@@ -1,0 +1,99 @@
+"""Label Studio json export (and import): a list of tasks.
+
+    [{"id", "data": {"image": path or URL}, "annotations" or "predictions": [{"score"?, "result": [
+        {"type": "rectanglelabels", "original_width", "original_height", "score"?,
+         "value": {"x", "y", "width", "height", "rotation", "rectanglelabels": ["Car"]}}]}]}]
+
+Places are percent of width and height from the left and top. Of several annotations of a task the last that was not
+cancelled counts; predictions count where there is no annotation. Turned rectangles are refused. Names are those that
+occur; all objects of them are taken to be labelled.
+Source: labelstud.io/guide/export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlparse
+
+from openglip.data.files import Files, StrPath, image_size, read_json
+from openglip.data.findings import Findings
+from openglip.data.readers.annotations import numbers, record, usable_boxes
+from openglip.errors import DataError
+from openglip.structures.sample import Sample
+
+
+def read_label_studio(
+    path: StrPath, images: StrPath | None = None, *, findings: Findings | None = None
+) -> Iterator[Sample]:
+    """Every task, in its order. images: folder or tar of the pictures; None: the file's folder."""
+    report = findings if findings is not None else Findings(keep=False)
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path}: no list of tasks")
+    tasks = [record(item, ("data",), path, f"task {i}") for i, item in enumerate(content)]
+    results = [_results(task) for task in tasks]
+    categories = tuple(sorted({name for found in results for item in found for name in _labels(item)}))
+    files = Files(images or Path(path).parent)
+    for number, (task, found) in enumerate(zip(tasks, results, strict=True)):
+        own = task.get("id", number)
+        image = files.reference(_file_name(task["data"], path, own))
+        sizes = {(r["original_height"], r["original_width"]) for r in found if r.get("original_height")}
+        size = next(iter(sizes)) if len(sizes) == 1 else image_size(image)
+        yield _sample(image, size, found, categories, path, own, report)
+    if findings is None:
+        report.log(path)
+
+
+def _sample(
+    image: Any, size: tuple[int, int], results: list[dict[str, Any]], categories: tuple[str, ...], path: object,
+    own: int | str, findings: Findings,
+) -> Sample:  # fmt: skip
+    corners, labels, scores = [], [], []
+    for item in results:
+        value = item.get("value", {})
+        place, names = numbers([value.get(k) for k in ("x", "y", "width", "height")], 4), _labels(item)
+        if place is None or not names or value.get("rotation"):
+            what = "turned" if value.get("rotation") else "without a place or a label"
+            findings.add("malformed", path, own, f"a rectangle is {what}: {value!r:.80}")
+            continue
+        x, y, w, h = place
+        height, width = size[0] / 100, size[1] / 100
+        corners.append([x * width, y * height, (x + w) * width, (y + h) * height])
+        labels.append(categories.index(names[0]))
+        scores.append(item.get("score"))
+    boxes, kept = usable_boxes(corners, size, findings, path, own)
+    given = [scores[i] for i in kept]
+    return Sample(
+        image=image,
+        size=size,
+        boxes=boxes,
+        categories=categories,
+        labels=[labels[i] for i in kept],  # type: ignore[arg-type]
+        exhaustive=True,
+        scores=given if given and None not in given else None,  # type: ignore[arg-type]
+        image_id=own,
+        source="label_studio",
+    )
+
+
+def _results(task: dict[str, Any]) -> list[dict[str, Any]]:
+    drawn = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")] or task.get("predictions") or []
+    return [r for r in (drawn[-1].get("result") or [] if drawn else []) if r.get("type") == "rectanglelabels"]
+
+
+def _labels(item: dict[str, Any]) -> list[str]:
+    return item.get("value", {}).get("rectanglelabels") or []
+
+
+def _file_name(data: dict[str, Any], path: object, own: int | str) -> str:
+    """The picture's name: of "/data/local-files/?d=a/b.jpg" it is "a/b.jpg", of a URL its path."""
+    place = data.get("image") or next((v for v in data.values() if isinstance(v, str)), None)
+    if place is None:
+        raise DataError(f"{path}: task {own!r} has no image")
+    parts = urlparse(place)
+    local = parse_qs(parts.query).get("d")
+    return unquote(local[0] if local else parts.path if parts.scheme else place).lstrip(
+        "/" if parts.scheme or local else ""
+    )

@@ -1,0 +1,52 @@
+"""LVIS v1 json: COCO's layout plus what is known to be absent.
+
+    images: {"id", "coco_url", "width", "height", "neg_category_ids", "not_exhaustive_category_ids"}
+    categories: {"id", "name", "frequency", "synonyms", ...}
+
+Names are like "bow_(weapon)" and are cleaned when a prompt is made. There is no file name: folder and file are the last
+two parts of `coco_url` ("train2017/000000391895.jpg"), so `images` is the folder that holds COCO's train2017, val2017.
+The set is federated: a category without a box is absent only where `neg_category_ids` says so.
+Source: lvisdataset.org.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from openglip.data.files import StrPath
+from openglip.data.findings import Findings
+from openglip.data.readers.coco import boxes_of, image_files, load_coco, stored_size
+from openglip.structures.sample import Sample
+
+
+def read_lvis(path: StrPath, images: StrPath | None = None, *, findings: Findings | None = None) -> Iterator[Sample]:
+    """Every picture with its boxes and the names known to be absent. Arguments and errors as `read_coco`."""
+    report = findings if findings is not None else Findings(keep=False)
+    file = load_coco(path, report)
+    for image in file.images:
+        if "coco_url" in image:
+            image["file_name"] = "/".join(str(image["coco_url"]).split("/")[-2:])
+    files = image_files(file, images)
+    categories = tuple(file.names.values())
+    index = {category: n for n, category in enumerate(file.names)}
+    for image in file.images:
+        size = stored_size(image, files, file.path, report)
+        if size is None:
+            continue
+        boxes, ids = boxes_of(image, file, size, report)
+        absent = image.get("neg_category_ids", [])
+        unknown = [i for i in absent if i not in file.names]
+        if unknown:
+            report.add("unmapped_class", path, image["id"], f"neg_category_ids has unknown categories: {unknown[:5]}")
+        yield Sample(
+            image=files.reference(image["file_name"]),
+            size=size,
+            boxes=boxes,
+            categories=categories,
+            labels=[index[i] for i in ids],  # type: ignore[arg-type]
+            negatives=tuple(file.names[i] for i in absent if i in file.names and i not in ids),
+            image_id=image["id"],
+            source="lvis",
+        )
+    if findings is None:
+        report.log(path)

@@ -1,0 +1,181 @@
+"""ODVG: one json object a line, detection or grounding (Open-GroundingDino, MM-Grounding-DINO).
+
+    {"filename", "height", "width", "detection": {"instances": [
+        {"bbox": [x1, y1, x2, y2], "label": 0, "category": "dog"}]}}
+    {"filename", "height", "width", "grounding": {"caption", "regions": [
+        {"bbox": [x1, y1, x2, y2] or a list, "phrase": "a dog" or a list, "tokens_positive"?: [[b, e]], "score"?}]}}
+
+The names of detection labels stand in a label map beside the file, {"0": "dog", ...} (`*label_map*.json`), or are taken
+from the instances. Spans are looked up in the caption where a line has none.
+Source: github.com/longzw1997/Open-GroundingDino, data_format.md; INTERFACE section 3 for labelling runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openglip.data.files import Files, StrPath, decode, read_json
+from openglip.data.findings import Findings
+from openglip.data.readers.annotations import Span, numbers, record, usable_boxes, usable_spans
+from openglip.errors import DataError, PromptError
+from openglip.prompts.text import locate_phrases
+from openglip.structures.sample import ImageReference, Sample
+
+
+def read_odvg(
+    path: StrPath,
+    images: StrPath | None = None,
+    *,
+    label_map: StrPath | None = None,
+    exhaustive: bool = True,
+    findings: Findings | None = None,
+) -> Iterator[Sample]:
+    """Every line that is a detection, and every grounding line that has a box, in their order.
+
+    images: folder or tar of the pictures; None: the file's folder. exhaustive: whether detection lines label every
+    object of the label map. Recorded: malformed (a line that is no such record). Raises DataError when a line
+    is no json.
+    """
+    report = findings if findings is not None else Findings(keep=False)
+    path = Path(path)
+    names_file = label_map or _beside(path)
+    names = read_label_map(names_file) if names_file else _names_of(path)
+    files = Files(images or path.parent)
+    for number, line in _lines(path):
+        try:
+            item = record(line, ("filename", "height", "width"), path, f"line {number}")
+            image = files.reference(str(item["filename"]))
+            sample = sample_of(item, image, names, path, f"line {number}", exhaustive, report)
+        except DataError as error:
+            report.add("malformed", path, number, str(error))
+            continue
+        if sample is not None:
+            yield sample
+    if findings is None:
+        report.log(path)
+
+
+def sample_of(
+    item: dict[str, Any],
+    image: ImageReference,
+    names: dict[int, str],
+    path: object,
+    place: str,
+    exhaustive: bool,
+    findings: Findings,
+) -> Sample | None:
+    """One record as a sample; None for a caption without a usable box (note `caption_without_box`)."""
+    try:
+        size = int(item["height"]), int(item["width"])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: {place}: height and width are {item['height']!r} and {item['width']!r}") from error
+    own = str(item.get("image_id", item.get("filename", place)))
+    if isinstance(item.get("detection"), dict):
+        boxes, labels = _instances(item["detection"], size, names, path, own, findings)
+        categories = tuple(names[i] for i in sorted(names))
+        return Sample(
+            image, size, boxes, categories=categories, labels=labels, exhaustive=exhaustive, image_id=own, source="odvg"
+        )
+    grounding = record(item.get("grounding"), ("caption",), path, f"{place}: grounding")
+    caption = str(grounding["caption"])
+    boxes, spans, scores = _regions(grounding, caption, size, path, own, findings)
+    if not len(boxes):
+        findings.add("caption_without_box", path, own, "no region of the caption is usable")
+        return None
+    return Sample(image, size, boxes, caption, tuple(spans), scores=scores, image_id=own, source="odvg")
+
+
+def read_label_map(path: StrPath) -> dict[int, str]:
+    """Number to name. Raises DataError with the file."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not all(str(k).isdigit() and isinstance(v, str) for k, v in content.items()):
+        raise DataError(f"{path}: no label map of number to name")
+    return {int(k): v for k, v in content.items()}
+
+
+def _instances(
+    detection: dict[str, Any], size: tuple[int, int], names: dict[int, str], path: object, own: str, findings: Findings
+) -> tuple[np.ndarray, np.ndarray]:
+    order = {label: i for i, label in enumerate(sorted(names))}
+    corners, labels = [], []
+    for item in detection.get("instances", []):
+        box = numbers(item.get("bbox"), 4) if isinstance(item, dict) else None
+        if box is None:
+            findings.add("malformed", path, own, f"no bbox of four numbers: {item!r:.60}")
+        elif item.get("label") not in order:
+            findings.add("unmapped_class", path, own, f"label {item.get('label')!r} is not in the label map")
+        else:
+            corners.append(box)
+            labels.append(order[item["label"]])
+    boxes, kept = usable_boxes(corners, size, findings, path, own)
+    return boxes, np.array(labels, np.int64)[kept]
+
+
+def _regions(
+    grounding: dict[str, Any], caption: str, size: tuple[int, int], path: object, own: str, findings: Findings
+) -> tuple[np.ndarray, list[tuple[Span, ...]], np.ndarray | None]:
+    corners, spans, scores = [], [], []
+    for item in grounding.get("regions", []):
+        region = record(item, ("bbox",), path, f"{own}: a region")
+        several = region["bbox"] if region["bbox"] and isinstance(region["bbox"][0], list) else [region["bbox"]]
+        boxes = [numbers(box, 4) for box in several]
+        if None in boxes:
+            findings.add("malformed", path, own, f"no bbox of four numbers: {region['bbox']!r:.60}")
+            continue
+        found = _spans(region, caption, path, own, findings)
+        if found:
+            corners.extend(boxes)
+            spans.extend([tuple(found)] * len(boxes))
+            scores.extend([region.get("score")] * len(boxes))
+    boxes, kept = usable_boxes(corners, size, findings, path, own)
+    numeric = [scores[i] for i in kept]
+    has_scores = bool(numeric) and all(isinstance(s, int | float) for s in numeric)
+    return boxes, [spans[i] for i in kept], np.array(numeric, np.float32) if has_scores else None
+
+
+def _spans(region: dict[str, Any], caption: str, path: object, own: str, findings: Findings) -> list[Span]:
+    if region.get("tokens_positive"):
+        return usable_spans(region["tokens_positive"], caption, findings, path, own)
+    phrases = region.get("phrase") or []
+    try:
+        found = locate_phrases(caption, [phrases] if isinstance(phrases, str) else phrases)
+    except PromptError as error:
+        findings.add("phrase_not_in_caption", path, own, str(error))
+        return []
+    if not found:
+        findings.add("box_without_phrase", path, own, "neither a phrase nor tokens_positive")
+    return [span for item in found for span in item]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, json.loads(decode(line, path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: line {number} is not json: {error.msg}") from error
+
+
+def _names_of(path: Path) -> dict[int, str]:
+    """Label to name, from the instances of the file itself."""
+    names: dict[int, str] = {}
+    for _, line in _lines(path):
+        detection = line.get("detection") if isinstance(line, dict) else None
+        for item in detection.get("instances", []) if isinstance(detection, dict) else ():
+            if isinstance(item, dict) and isinstance(item.get("label"), int) and "category" in item:
+                names.setdefault(item["label"], str(item["category"]))
+    return names
+
+
+def _beside(path: Path) -> Path | None:
+    own = path.with_name(f"{path.stem}_label_map.json")
+    return own if own.is_file() else next(iter(sorted(path.parent.glob("*label_map*.json"))), None)

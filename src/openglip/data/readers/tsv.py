@@ -1,0 +1,164 @@
+"""The TSV files of the official code, read by line without reading the file.
+
+    x.tsv       one row a line, fields separated by tabs
+    x.lineidx   the byte offset of each line, one a line
+    x.yaml      img, label, hw, linelist, labelmap or jsondict, imageid2idx: files, relative to its folder
+
+An image row is key ... base64 (the last field). An hw row is key and [{"height", "width"}] or "h w". A linelist row is
+a line number from 0; it selects and repeats rows. imageid2idx is a json of image id to row of the image file.
+Source: GLIP_SPEC 8.4.8.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from openglip.data.files import StrPath, decode, read_json, read_lines
+from openglip.errors import DataError
+from openglip.structures.sample import FileSlice
+
+
+class TsvFile:
+    """Rows of a TSV by number. make_index: scan the file when its lineidx is missing, else that is a DataError."""
+
+    def __init__(self, path: StrPath, *, make_index: bool = False) -> None:
+        self.path = Path(path)
+        index = self.path.with_suffix(".lineidx")
+        if not self.path.is_file():
+            raise DataError(f"{path}: no such file")
+        if index.is_file():
+            offsets = np.array(read_lines(index), np.int64) if index.stat().st_size else np.zeros(0, np.int64)
+        elif make_index:
+            with open(self.path, "rb") as file:
+                lengths = [len(line) for line in file]
+            offsets = np.cumsum([0, *lengths[:-1]]) if lengths else np.zeros(0, np.int64)
+        else:
+            raise DataError(f"{index}: no such file; it holds the byte offset of each line of {self.path.name}")
+        self.offsets = np.append(offsets, self.path.stat().st_size)
+        if not (np.diff(self.offsets) > 0).all():
+            raise DataError(f"{index}: offsets do not rise or leave the file of {self.offsets[-1]} bytes")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def line(self, number: int) -> FileSlice:
+        """Where a line lies; read as an image it gives the decoded last field."""
+        if not 0 <= number < len(self):
+            raise DataError(f"{self.path}: there is no line {number}, it has {len(self)}")
+        begin, end = (int(x) for x in self.offsets[number : number + 2])
+        return FileSlice(str(self.path), begin, end - begin, is_base64=True)
+
+    def row(self, number: int) -> list[str]:
+        """The fields of a line, stripped."""
+        place = self.line(number)
+        content = FileSlice(place.path, place.offset, place.length).read()
+        return [field.strip() for field in decode(content, f"{self.path}, line {number}").split("\t")]
+
+    def key(self, number: int) -> str:
+        """The first field of a line."""
+        return self.row(number)[0]
+
+    def parsed(self, number: int) -> Any:
+        """The last field of a line as json. Raises DataError with file and line."""
+        try:
+            return json.loads(self.row(number)[-1])
+        except json.JSONDecodeError as error:
+            raise DataError(f"{self.path}, line {number}: not json: {error.msg}") from error
+
+
+@dataclass(frozen=True)
+class TsvSet:
+    """The files that a yaml names."""
+
+    path: Path
+    files: dict[str, Path]
+
+    @cached_property
+    def images(self) -> TsvFile:
+        return TsvFile(self._file("img"))
+
+    @cached_property
+    def labels(self) -> TsvFile:
+        return TsvFile(self._file("label"), make_index=True)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """Line of each sample: the linelist's, or every line."""
+        if "linelist" not in self.files:
+            return np.arange(len(self.labels))
+        rows = np.array(read_lines(self.files["linelist"]), np.int64)
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self.labels)):
+            raise DataError(f"{self.files['linelist']}: a line number is not in 0..{len(self.labels) - 1}")
+        return rows
+
+    @cached_property
+    def sizes(self) -> np.ndarray | None:
+        """Per line (height, width) where there is an hw file."""
+        if "hw" not in self.files:
+            return None
+        file = TsvFile(self.files["hw"])
+        return np.array([_size(file, i) for i in range(len(file))], np.int64).reshape(-1, 2)
+
+    @cached_property
+    def row_of_id(self) -> dict[str, int] | None:
+        """Row of the image file of each image id, where the yaml names imageid2idx."""
+        content = read_json(self.files["imageid2idx"]) if "imageid2idx" in self.files else None
+        return {str(k): int(v) for k, v in content.items()} if isinstance(content, dict) else None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Category names in the order of their numbers, without "__background__"."""
+        file = self.files.get("labelmap") or self.files.get("jsondict")
+        if file is None:
+            raise DataError(f"{self.path}: names neither labelmap nor jsondict")
+        if file.suffix == ".tsv":
+            return tuple(line.split("\t")[0] for line in read_lines(file))
+        content = read_json(file)
+        table = content.get("label_to_idx", content) if isinstance(content, dict) else None
+        if not isinstance(table, dict) or not all(isinstance(v, int) for v in table.values()):
+            raise DataError(f"{file}: no label_to_idx with a number per name")
+        return tuple(name for name in sorted(table, key=lambda n: table[n]) if name != "__background__")
+
+    def _file(self, key: str) -> Path:
+        if key not in self.files:
+            raise DataError(f"{self.path}: names no {key!r}")
+        return self.files[key]
+
+
+def read_tsv_set(path: StrPath) -> TsvSet:
+    """The yaml of a TSV data set. Raises DataError with the file."""
+    content = read_yaml(path)
+    return TsvSet(Path(path), {str(k): Path(path).parent / v for k, v in content.items() if isinstance(v, str)})
+
+
+def read_yaml(path: StrPath) -> dict[str, Any]:
+    """A yaml file that holds a mapping. Raises DataError with the file."""
+    try:
+        content = yaml.safe_load(decode(Path(path).read_bytes(), path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not yaml: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no mapping")
+    return content
+
+
+def _size(file: TsvFile, number: int) -> tuple[int, int]:
+    field = file.row(number)[-1]
+    try:
+        if field.startswith(("[", "{")):
+            content = json.loads(field)
+            content = content[0] if isinstance(content, list) else content
+            return int(content["height"]), int(content["width"])
+        height, width = field.split()
+        return int(height), int(width)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{file.path}, line {number}: not a height and width: {field!r:.60}") from error

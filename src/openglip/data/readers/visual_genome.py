@@ -1,0 +1,81 @@
+"""Visual Genome, the json files of its makers.
+
+    image_data.json   [{"image_id", "width", "height", "url"}]
+    objects.json      [{"image_id", "objects": [{"object_id", "x", "y", "w", "h", "names": [...]}]}]
+
+Pictures are VG_100K/ID.jpg and VG_100K_2/ID.jpg below the root. Names are free text: the categories are all names, an
+object has the first of its own. Nothing is known to be absent.
+Source: homes.cs.washington.edu/~ranjay/visualgenome, version 1.4.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from openglip.data.files import Files, StrPath, read_json
+from openglip.data.findings import Findings
+from openglip.data.readers.annotations import numbers, record, usable_boxes
+from openglip.errors import DataError
+from openglip.structures.sample import Sample
+
+
+def read_visual_genome(
+    root: StrPath, images: StrPath | None = None, *, min_count: int = 1, findings: Findings | None = None
+) -> Iterator[Sample]:
+    """Every picture with its objects, in the order of objects.json.
+
+    images: folder of the pictures or above VG_100K; None: the root. min_count: rarer names are left out with their
+    boxes (recorded as unmapped_class). Raises DataError with the file.
+    """
+    report = findings if findings is not None else Findings(keep=False)
+    root = Path(root)
+    files = [
+        Files(f)
+        for f in (Path(images or root), *(Path(images or root) / n for n in ("VG_100K", "VG_100K_2")))
+        if f.is_dir()
+    ]
+    sizes: dict[int, tuple[int, int]] = {}
+    for i, item in enumerate(_list(root / "image_data.json")):
+        image = record(item, ("image_id", "width", "height"), root / "image_data.json", f"image {i}")
+        sizes[image["image_id"]] = int(image["height"]), int(image["width"])
+    path = root / "objects.json"
+    entries = [record(item, ("image_id", "objects"), path, f"entry {i}") for i, item in enumerate(_list(path))]
+    counts = Counter(_name(item) for entry in entries for item in entry["objects"])
+    names = tuple(sorted(name for name, n in counts.items() if name and n >= min_count))
+    index = {name: i for i, name in enumerate(names)}
+    for entry in entries:
+        own = entry["image_id"]
+        if own not in sizes:
+            report.add("annotation_without_image", path, own, "the picture is not in image_data.json")
+            continue
+        boxes, labels = [], []
+        for item in entry["objects"]:
+            box, name = numbers([item.get(k) for k in "xywh"], 4), _name(item)
+            if box is None:
+                report.add("malformed", path, item.get("object_id"), f"no x, y, w, h: {item!r:.60}")
+            elif name not in index:
+                report.add("unmapped_class", path, item.get("object_id"), f"the name {name!r} is rare or empty")
+            else:
+                corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+                found, _ = usable_boxes([corners], sizes[own], report, path, item.get("object_id"))
+                boxes.extend(found)
+                labels.extend([index[name]] * len(found))
+        place = next((f for folder in files if (f := folder.find(f"{own}.jpg"))), str(root / "VG_100K" / f"{own}.jpg"))
+        yield Sample(place, sizes[own], boxes, categories=names, labels=labels, image_id=own, source="visual_genome")  # type: ignore[arg-type]
+    if findings is None:
+        report.log(path)
+
+
+def _list(path: Path) -> list[Any]:
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path}: no list")
+    return content
+
+
+def _name(item: dict[str, Any]) -> str:
+    names = item.get("names") or [""]
+    return str(names[0]).strip().lower()

@@ -1,0 +1,106 @@
+"""WebDataset: tars whose members share a name up to the first dot of the last part.
+
+    000123.jpg (or .jpeg, .png, .webp)
+    000123.json   an ODVG record (`readers.odvg`), or {"caption" or "text", "width"?, "height"?}
+    000123.txt    a caption, where there is no json
+
+Label names of detection records stand in label_map.json beside the tars. Tars are uncompressed; pictures are not read:
+a sample points into its tar, so shuffling across shards is as cheap as reading in order.
+Source: github.com/webdataset/webdataset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from openglip.data.files import IMAGE_SUFFIXES, StrPath, decode, image_size, tar_members
+from openglip.data.findings import Findings
+from openglip.data.readers.odvg import read_label_map, sample_of
+from openglip.errors import DataError
+from openglip.structures.sample import FileSlice, Sample
+
+_NO_BOXES = np.zeros((0, 4), np.float32)
+
+
+def read_webdataset(
+    path: StrPath | Sequence[StrPath], *, exhaustive: bool = True, findings: Findings | None = None
+) -> Iterator[Sample]:
+    """Every picture of one tar, of a folder of tars by their names, or of a list of tars.
+
+    A picture with a caption but without boxes is a sample without boxes (what a teacher labels). Recorded:
+    missing_annotation and missing_image (a group without text or picture), malformed (its text can't be used). Raises
+    DataError when a tar can't be read.
+    """
+    report = findings if findings is not None else Findings(keep=False)
+    for shard in shards(path):
+        maps = shard.parent / "label_map.json"
+        names = read_label_map(maps) if maps.is_file() else {}
+        for key, members in _groups(shard):
+            image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
+            texts = [suffix for suffix in (".json", ".txt") if suffix in members]
+            if image is None or not texts:
+                kind = "missing_image" if image is None else "missing_annotation"
+                report.add(kind, shard, key, f"the group has only {', '.join(members)}")
+                continue
+            try:
+                item = _record(members[texts[0]], texts[0])
+                if "height" not in item or "width" not in item:
+                    item["height"], item["width"] = image_size(image)
+                if "detection" in item or "grounding" in item:
+                    sample = sample_of({"image_id": key, **item}, image, names, shard, key, exhaustive, report)
+                else:
+                    caption = str(item.get("caption", item.get("text")) or "")
+                    sample = Sample(image, (item["height"], item["width"]), _NO_BOXES, caption, (), image_id=key)
+            except DataError as error:
+                report.add("malformed", shard, key, str(error))
+                continue
+            if sample is not None:
+                yield dataclasses.replace(sample, source=shard.stem)
+    if findings is None:
+        report.log(path)
+
+
+def shards(path: StrPath | Sequence[StrPath]) -> list[Path]:
+    """The tars of a path. Raises DataError when there is none."""
+    if isinstance(path, list | tuple):
+        return [Path(p) for p in path]
+    place = Path(path)  # type: ignore[arg-type]
+    found = sorted(place.glob("*.tar")) if place.is_dir() else [place]
+    if not found:
+        raise DataError(f"{place}: no *.tar in it")
+    return found
+
+
+def _groups(shard: Path) -> Iterator[tuple[str, dict[str, FileSlice]]]:
+    """Runs of neighbouring members with one key, as suffix to member."""
+    key, group = "", {}
+    for member in tar_members(shard):
+        folder, _, name = member.name.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        own = f"{folder}/{stem}" if folder else stem
+        if own != key and group:
+            yield key, group
+            group = {}
+        key = own
+        group[f".{suffix.lower()}"] = member
+    if group:
+        yield key, group
+
+
+def _record(member: FileSlice, suffix: str) -> dict[str, Any]:
+    text = decode(member.read(), member)
+    if suffix == ".txt":
+        return {"caption": text.strip()}
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{member}: not json: {error.msg}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{member}: no object")
+    return content
