@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Names that contain a benchmark's name only to say that its images were taken out.
-_WITHOUT = re.compile(r"(?:without|minus|no|excluding)\s+\w+(?:\s+images?)?|\w+\s+images?\s+removed", re.IGNORECASE)
+# A list that names COCO only to say that its images were taken out.
+_NO_COCO = re.compile(r"(?:without|minus|no|excluding)\s+coco|coco\s+images?\s+(?:removed|left out)", re.IGNORECASE)
 _COCO_BOXES = (r"\bcoco", "its boxes are COCO's")
 _COCO_IMAGES = (
     (r"goldg\+", "it holds COCO images, some of val2017"),
@@ -38,6 +38,7 @@ _MEETS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "refcoco": ((r"\bcoco", "RefCOCO's images are COCO train2014's"), *_COCO_IMAGES),
 }
+_COCO_SETS = ("coco", "coco-ov", "lvis", "refcoco")
 _CLASSES: dict[str, tuple[str, str]] = {
     "coco": (
         r"objects365|\bo365|fourods|goldg|openimages",
@@ -70,8 +71,9 @@ def setting(
     for entry in training:
         record = entry if isinstance(entry, Mapping) else {"name": entry}
         name = str(record.get("name", record))
-        head = _WITHOUT.sub("", name.split("(")[0])
-        for pattern, why in _MEETS.get(benchmark, ()):
+        head = name.split("(")[0]
+        rules = () if benchmark in _COCO_SETS and _NO_COCO.search(name) else _MEETS.get(benchmark, ())
+        for pattern, why in rules:
             if re.search(pattern, head, re.IGNORECASE):
                 meets.append(f"{name}: {why}")
                 break
