@@ -40,8 +40,13 @@ def flat_view(x: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(b, -1)[:, : c * height * width].view(b, c, height, width)
 
 
-def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """`deform_conv_reference` for a channels-last x: the same arguments, but returns B x (h * w) x O.
+def flat_kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """O x C x 3 x 3 -> O x (9 C), the layout that `deform_conv` multiplies with."""
+    return weight.permute(0, 2, 3, 1).flatten(1).to(dtype)
+
+
+def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """`deform_conv_reference` for a channels-last x and a `flat_kernel`; returns B x (h * w) x O.
 
     Without gradients a chunk of positions at a time, so that memory is small and stays in the cache.
     """
@@ -51,7 +56,6 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: T
     table = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2)).flatten(1, 2)  # B rows C
     offset = offset.permute(0, 2, 3, 1).reshape(b, h * w, 2 * TAPS)
     mask = mask.permute(0, 2, 3, 1).reshape(b, h * w, TAPS)
-    kernel = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1).to(x.dtype)  # O x (9 C)
     bias = None if bias is None else bias.to(x.dtype)
     position = torch.arange(h * w, device=x.device)
     rows = (position // w * stride)[:, None] + torch.arange(3, device=x.device).repeat_interleave(3) - 1  # P 9

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openglip.model.deform import CHUNK, deform_conv, deform_conv_reference, flat_view
+from openglip.model.deform import CHUNK, deform_conv, deform_conv_reference, flat_kernel, flat_view
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -92,6 +92,7 @@ class DyConv(nn.Module):
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
         """x: B x N x C. Every level reads the block's input, never an updated neighbour. Returns B x N x C."""
         maps = to_maps(x, sizes)
+        kernels = [flat_kernel(module.conv.weight, x.dtype) for module in self.DyConv]
         levels = []
         for i, size in enumerate(sizes):
             offset, mask = self.offset(maps[i]).split([18, 9], 1)
@@ -100,8 +101,7 @@ class DyConv(nn.Module):
                 neighbours.append((2, maps[i - 1], offset, mask.sigmoid()))
             if i + 1 < len(sizes):
                 neighbours.append((0, maps[i + 1], *self._coarse(offset, mask.sigmoid(), sizes[i + 1])))
-            merge = self._merge_plain if self.plain else self._merge
-            levels.append(merge(neighbours, size))
+            levels.append(self._merge_plain(neighbours, size) if self.plain else self._merge(neighbours, size, kernels))
         return torch.cat(levels, 1)
 
     def _coarse(self, offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,9 @@ class DyConv(nn.Module):
         merged = torch.stack(branches).mean(0)
         return self.relu(merged.permute(0, 2, 3, 1).flatten(1, 2))
 
-    def _merge(self, neighbours: list[tuple[int, Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Tensor:
+    def _merge(
+        self, neighbours: list[tuple[int, Tensor, Tensor, Tensor]], size: tuple[int, int], kernels: list[Tensor]
+    ) -> Tensor:
         """The same for one level: group norm, attention, mean and dynamic ReLU as one scale and shift per channel.
 
         Pooled values follow from channel means, since everything up to the dynamic ReLU is affine in a channel.
@@ -131,13 +133,14 @@ class DyConv(nn.Module):
         branches, scales, shift, pooled = [], [], 0.0, 0.0
         for j, source, offset, mask in neighbours:
             module = self.DyConv[j]
-            y = deform_conv(source, offset, mask, module.conv.weight, module.conv.bias, 2 if j == 2 else 1)
-            scale, offset_ = group_norm_affine(y, module.bn)
+            y = deform_conv(source, offset, mask, kernels[j], module.conv.bias, 2 if j == 2 else 1)
+            scale, offset_, mean = group_norm_affine(y, module.bn)
             if j == 0:
                 y = y.unflatten(1, source.shape[-2:]).permute(0, 3, 1, 2)
                 y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
                 y = y.permute(0, 2, 3, 1).flatten(1, 2)
-            mean = y.mean(1, dtype=torch.float32) * scale + offset_  # B C
+                mean = y.mean(1, dtype=torch.float32)
+            mean = mean * scale + offset_  # B C
             weight = F.hardsigmoid(F.relu(mean @ attention.weight.flatten(1).t().float() + attention.bias))
             branches.append(y)
             scales.append((scale * weight / len(neighbours))[:, None])
@@ -163,33 +166,25 @@ def affine_sum(rows: list[Tensor], factors: list[Tensor], constant: Tensor) -> T
     return total
 
 
-def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
-    """Group norm of y (B x N x C) as scale and shift per image and channel: norm(y) = y * scale + shift."""
-    b, n, c = y.shape
-    if torch.is_grad_enabled():
-        grouped = y.float().view(b, n, norm.num_groups, -1)
-        variance, mean = torch.var_mean(grouped, (1, 3), correction=0)  # B groups
-    else:
-        variance, mean = grouped_moments(y, norm.num_groups)
-    rate = (variance + norm.eps).rsqrt().repeat_interleave(c // norm.num_groups, 1)
-    scale = rate * norm.weight
-    return scale, norm.bias - mean.repeat_interleave(c // norm.num_groups, 1) * scale
+def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """Group norm of y (B x N x C) as scale and shift per image and channel: norm(y) = y * scale + shift.
 
-
-def grouped_moments(y: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Variance and mean (B x groups) of y (B x N x C), from exact moments of chunks that fit the cache."""
+    Returns scale, shift and the channel means of y, B x C each. The moments are exact, from chunks that fit the cache.
+    """
     b, n, c = y.shape
+    step = n if torch.is_grad_enabled() else CHUNK
     counts, means, squares = [], [], []
-    for start in range(0, n, CHUNK):
-        rows = y[:, start : start + CHUNK].float()
+    for start in range(0, n, step):
+        rows = y[:, start : start + step].float()
         mean = rows.mean(1, keepdim=True)
-        counts.append(rows.shape[1])
+        counts.append(rows.shape[1] / n)
         means.append(mean[:, 0])
-        squares.append((rows - mean).square_().sum(1))
-    count = torch.tensor(counts, device=y.device)[:, None, None] / n
-    means = torch.stack(means).view(-1, b, groups, c // groups)  # chunks B groups channels
-    count = count[..., None]
-    mean = (means * count).sum(0).mean(-1)  # B groups
-    between = ((means - mean[..., None]).square() * count).sum(0).mean(-1)
-    within = torch.stack(squares).view(-1, b, groups, c // groups).sum(0).mean(-1) / n
-    return within + between, mean
+        squares.append((rows - mean).square().sum(1))
+    share = torch.tensor(counts, device=y.device)[:, None, None]
+    stacked = torch.stack(means)  # chunks B C
+    channel_mean = (stacked * share).sum(0)
+    group_mean = channel_mean.view(b, norm.num_groups, -1).mean(-1).repeat_interleave(c // norm.num_groups, 1)
+    variance = torch.stack(squares).sum(0) / n + ((stacked - group_mean).square() * share).sum(0)
+    variance = variance.view(b, norm.num_groups, -1).mean(-1).repeat_interleave(c // norm.num_groups, 1)
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    return scale, norm.bias - group_mean * scale, channel_mean

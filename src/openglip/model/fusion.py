@@ -127,15 +127,15 @@ class BiAttention(nn.Module):
         gathered = torch.zeros(self.heads, len(tokens), v.shape[1], device=v.device)
         for start in range(0, len(v), CHUNK):
             rows = v[start : start + CHUNK]
-            logits = linear(rows, keys, key_bias).view(len(rows), self.heads, -1)
+            logits = linear(rows, keys, key_bias).float().view(len(rows), self.heads, -1)
             p = logits.softmax(-1)
-            delta_v[start : start + CHUNK] = linear(p.view(len(rows), -1), values, self.out_v_proj.bias)
-            z = logits.amax(-1).float() - p.amax(-1).float().log()  # rows heads
+            delta_v[start : start + CHUNK] = linear(p.flatten(1).to(v.dtype), values, self.out_v_proj.bias)
+            z = logits.amax(-1) - p.amax(-1).log()  # rows heads
             new_peak = torch.maximum(peak, z.amax(0))
             shrink = (peak - new_peak).exp()[:, None]
-            p *= (z - new_peak).exp()[..., None].to(p.dtype)
-            total = total * shrink + p.sum(0, dtype=torch.float32)
-            gathered = gathered * shrink[..., None] + (p.view(len(rows), -1).t() @ rows).view(gathered.shape)
+            p *= (z - new_peak).exp()[..., None]
+            total = total * shrink + p.sum(0)
+            gathered = gathered * shrink[..., None] + (p.flatten(1).to(v.dtype).t() @ rows).view(gathered.shape)
             peak = new_peak
         if total.min() < TINY:  # a token so far below the others that its weights left the range of float32
             return self._attend_whole(v, tokens, mask)
@@ -186,4 +186,9 @@ class Fusion(nn.Module):
         delta_v, delta_l = self.attn(norm_v, norm_l, mask)
         if self.residual == "normalised":
             v, l = norm_v, norm_l  # noqa: E741
-        return v + self.gamma_v * delta_v, l + self.gamma_l * delta_l
+        return _scaled_sum(v, delta_v, self.gamma_v), _scaled_sum(l, delta_l, self.gamma_l)
+
+
+def _scaled_sum(x: Tensor, delta: Tensor, gamma: Tensor) -> Tensor:
+    """x + gamma * delta in the precision of x."""
+    return torch.addcmul(x, delta.to(x.dtype), gamma.to(x.dtype))

@@ -72,7 +72,7 @@ class WindowPlan:
         valid = self.rows < height * width
         self.valid = None if bool(valid.all()) else valid[:, None]
         self.mask = shift_mask(padded_h, padded_w, window, shift).to(device) if shift else None
-        self.plain = None if self.mask is None else ~self.mask.flatten(1).any(1)
+        self.plain = ~self.mask.flatten(1).any(1) if self.mask is not None else valid
 
 
 class WindowAttention(nn.Module):
@@ -89,11 +89,14 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: (B * windows) x T x C; mask: windows x T x T or None. Returns the shape of x."""
+    def bias(self) -> Tensor:
+        """Relative position bias, 1 x heads x T x T."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
+
+    def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (B * windows) x T x C; bias: of `bias`; mask: windows x T x T or None. Returns the shape of x."""
         n, t, c = x.shape
         q, k, v = _linear(self.qkv, x).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]  # 1 heads T T
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(n // mask.shape[0], 1, 1, 1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
@@ -136,7 +139,7 @@ class SwinBlock(nn.Module):
         padded_h, padded_w = y.shape[1:3]
         if self.shift:
             y = y.roll((-self.shift, -self.shift), (1, 2))
-        y = self.attn(windows_of(y, self.window), mask if self.shift else None)
+        y = self.attn(windows_of(y, self.window), self.attn.bias(), mask if self.shift else None)
         y = map_of(y, self.window, padded_h, padded_w)
         if self.shift:
             y = y.roll((self.shift, self.shift), (1, 2))
@@ -150,6 +153,7 @@ class SwinBlock(nn.Module):
         """
         tokens = self.window**2
         step = max(1, CHUNK_VALUES // (x.shape[1] * tokens))
+        bias = self.attn.bias()
         out = torch.empty_like(x)
         for first in range(0, len(plan.rows) // tokens, step):
             part = slice(first * tokens, (first + step) * tokens)
@@ -158,11 +162,13 @@ class SwinBlock(nn.Module):
             y = self.norm1(rows)
             if plan.valid is not None:
                 y = y * plan.valid[part]
-            masked = plan.mask is not None and plan.plain is not None and not bool(plan.plain[windows].all())
-            y = self.attn(y.view(-1, tokens, y.shape[1]), plan.mask[windows] if masked else None)  # type: ignore[index]
-            rows = rows.add_(y.view(rows.shape))
-            rows = rows.add_(self.mlp(self.norm2(rows)))
-            out.index_copy_(0, plan.rows[part], rows)
+            mask = None if plan.mask is None or bool(plan.plain[windows].all()) else plan.mask[windows]
+            y = self.attn(y.view(-1, tokens, y.shape[1]), bias, mask)
+            out.index_copy_(0, plan.rows[part], rows.add_(y.view(rows.shape)))
+        step = CHUNK_VALUES // x.shape[1]
+        for first in range(0, len(out), step):
+            rows = out[first : first + step]
+            rows += self.mlp(self.norm2(rows))
         return out
 
 

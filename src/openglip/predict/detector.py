@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,8 @@ class Detector:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.model: Any = model.eval().to(self.device)
+        if self.precision == "bf16":
+            self.model = half_copy(self.model)
         self._text = TextEncoder(self.model, self)
 
     def detect(
@@ -463,6 +466,15 @@ def pick_precision(precision: Precision, device: torch.device) -> Literal["fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     return "bf16" if device.type == "cpu" and native_bf16() else "fp32"
+
+
+def half_copy(model: nn.Module) -> nn.Module:
+    """A copy whose matrices are bf16, so that autocast need not cast them at every call; norms stay float32."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(torch.bfloat16)
+    return model
 
 
 def native_bf16() -> bool:
