@@ -101,9 +101,8 @@ class Sample:
     @property
     def file_name(self) -> str:
         """The file's last part, or the id where the image lies in memory."""
-        if isinstance(self.image, str):
-            return Path(self.image).name
-        return (self.image.name if isinstance(self.image, FileSlice) else "") or f"{self.image_id}.jpg"
+        place = self.image if isinstance(self.image, str) else getattr(self.image, "name", "")
+        return Path(place).name or f"{self.image_id}.jpg"
 
     @property
     def names(self) -> tuple[str, ...]:
