@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from openglip.errors import PromptError as PromptError
     from openglip.errors import WeightsError as WeightsError
     from openglip.evaluation.run import evaluate as evaluate
+    from openglip.labelling.run import label as label
     from openglip.predict.detector import Detector as Detector
     from openglip.predict.detector import load as load
     from openglip.structures.detections import Detections as Detections
@@ -24,6 +25,7 @@ _HOMES = {
     "Detector": "openglip.predict.detector",
     "Detections": "openglip.structures.detections",
     "evaluate": "openglip.evaluation.run",
+    "label": "openglip.labelling.run",
     "OpenGLIPError": "openglip.errors",
     "ImageError": "openglip.errors",
     "PromptError": "openglip.errors",

@@ -1,0 +1,152 @@
+"""What is left out before and after the teacher: small functions, each with a name under which its cuts are counted."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from openglip.structures import boxes as bx
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture with its caption before the teacher saw it. size: (height, width)."""
+
+    caption: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One box of the teacher: xyxy pixels, score, the phrase's number, words and character spans."""
+
+    box: tuple[float, float, float, float]
+    score: float
+    phrase: int
+    words: str
+    spans: tuple[Span, ...]
+
+
+PairFilter = Callable[[Candidate], bool]
+RegionFilter = Callable[[Sequence[Region], tuple[int, int]], Sequence[Region]]
+
+
+def at_least_words(count: int) -> PairFilter:
+    """Captions of at least so many words."""
+    return lambda candidate: len(candidate.caption.split()) >= count
+
+
+def at_least_side(pixels: int) -> PairFilter:
+    """Pictures whose short side has at least so many pixels."""
+    return lambda candidate: min(candidate.size) >= pixels
+
+
+def at_most_share(share: float) -> RegionFilter:
+    """Boxes that cover no more than this share of the picture."""
+
+    def keep(regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
+        limit = share * size[0] * size[1]
+        return [r for r in regions if (r.box[2] - r.box[0]) * (r.box[3] - r.box[1]) <= limit]
+
+    return keep
+
+
+def best_per_phrase(count: int) -> RegionFilter:
+    """The best so many boxes of each phrase."""
+
+    def keep(regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
+        seen: Counter[int] = Counter()
+        kept = []
+        for region in regions:
+            seen[region.phrase] += 1
+            if seen[region.phrase] <= count:
+                kept.append(region)
+        return kept
+
+    return keep
+
+
+def one_phrase_per_box(iou: float) -> RegionFilter:
+    """Of boxes of any phrases that overlap by more than `iou` the best (suppression over phrases)."""
+
+    def keep(regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
+        boxes = _array(regions)
+        kept: list[int] = []
+        for i in range(len(regions)):
+            if not kept or bx.iou(boxes[i : i + 1], boxes[kept]).max() <= iou:
+                kept.append(i)
+        return [regions[i] for i in kept]
+
+    return keep
+
+
+def agreeing(regions: Sequence[Region], again: Sequence[Region], iou: float = 0.5) -> list[Region]:
+    """Regions that a second view of the picture confirms: a box of the same phrase that overlaps by `iou`.
+
+    again: the second view's regions in the pixels of the first (a mirrored picture, or a jittered one).
+    """
+    kept = []
+    for region in regions:
+        same = [r for r in again if r.phrase == region.phrase]
+        if same and bx.iou(_array([region]), _array(same)).max() >= iou:
+            kept.append(region)
+    return kept
+
+
+def _array(regions: Sequence[Region]) -> np.ndarray:
+    return np.array([r.box for r in regions], np.float64).reshape(-1, 4)
+
+
+# --- near-duplicate pictures -----------------------------------------------------------------------------------------
+
+
+def perceptual_hash(content: bytes) -> int | None:
+    """64 bits that hardly change when a picture is resized or compressed again; None when it can't be read.
+
+    Bit i: whether a cell of a 9 x 8 grey version is darker than its right neighbour.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("L", (72, 64))
+            cells = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")
+
+
+def near_duplicates(hashes: np.ndarray, known: np.ndarray | None = None, distance: int = 3) -> np.ndarray:
+    """Which pictures repeat an earlier one, or a known one.
+
+    hashes: N uint64 in order; known: hashes of pictures that must not occur (an evaluation set).
+    Returns N int64: -1 for a picture to keep, else the place of an earlier one, or N + the place of a known one.
+    Two pictures are the same when at most `distance` (0 to 3) bits differ: then one of four 16-bit parts is equal.
+    """
+    known = np.zeros(0, np.uint64) if known is None else known.astype(np.uint64)
+    unique, first = np.unique(np.concatenate([known, hashes.astype(np.uint64)]), return_index=True)
+    order = np.argsort(first, kind="stable")
+    unique, first = unique[order], first[order]  # distinct hashes by their first place, known ones before all others
+    nearest = np.arange(len(unique))
+    for part in range(4):
+        keys = (unique >> np.uint64(16 * part)) & np.uint64(0xFFFF)
+        by_key = np.argsort(keys, kind="stable")
+        for run in np.split(by_key, np.flatnonzero(np.diff(keys[by_key])) + 1):
+            for i, member in enumerate(run[1:], start=1):
+                near = run[:i][_bits(unique[run[:i]] ^ unique[member]) <= distance]
+                if len(near):
+                    nearest[member] = min(nearest[member], near[0])
+    place = dict(zip(unique.tolist(), first[nearest].tolist(), strict=True))
+    found = np.array([place[h] for h in hashes.tolist()], np.int64)
+    own = np.arange(len(hashes)) + len(known)
+    found = np.where(found == own, -1, found)
+    return np.where(found < 0, -1, np.where(found < len(known), found + len(hashes), found - len(known)))
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    return np.unpackbits(values.astype(np.uint64).view(np.uint8).reshape(-1, 8), axis=1).sum(1)
