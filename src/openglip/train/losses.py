@@ -114,7 +114,7 @@ class GroundingCriterion:
         wanted = _rows_of_boxes(targets.matched, positive_maps, outputs.logits.shape[2])
         if self.background_column is not None and self.background_column < wanted.shape[2]:
             wanted[..., self.background_column] |= targets.matched < 0
-        token = token_focal_loss(outputs.logits.float(), wanted, text_mask.bool(), self.alpha, self.gamma)
+        token = token_focal_loss(_at_least_float32(outputs.logits), wanted, text_mask.bool(), self.alpha, self.gamma)
         return {
             "token": token / counts.positives,
             **_box_terms(outputs, anchors, targets, counts, self.coder, self.box_weight),
@@ -146,7 +146,7 @@ class ClosedSetCriterion:
         classes = outputs.logits.shape[2]
         rows = [F.one_hot(of_image, classes).bool() for of_image in labels]
         wanted = _rows_of_boxes(targets.matched, rows, classes)
-        loss = token_focal_loss(outputs.logits.float(), wanted, None, self.alpha, self.gamma)
+        loss = token_focal_loss(_at_least_float32(outputs.logits), wanted, None, self.alpha, self.gamma)
         return {
             "class": loss / counts.positives,
             **_box_terms(outputs, anchors, targets, counts, self.coder, self.box_weight),
@@ -173,7 +173,13 @@ def _box_terms(
 ) -> dict[str, Tensor]:
     image, anchor = (targets.matched >= 0).nonzero(as_tuple=True)
     # indexing keeps the graph when nothing matched: the terms are 0 and every parameter has a gradient
-    predicted = coder.decode(outputs.box_regression[image, anchor].float(), anchors[anchor])
+    predicted = coder.decode(_at_least_float32(outputs.box_regression[image, anchor]), anchors[anchor])
     box = (giou_loss(predicted, targets.boxes) * targets.centerness).sum() / counts.centerness
-    central = centerness_loss(outputs.centerness[image, anchor].float(), targets.centerness) / counts.positives
+    central = (
+        centerness_loss(_at_least_float32(outputs.centerness[image, anchor]), targets.centerness) / counts.positives
+    )
     return {"box": box * box_weight, "centerness": central}
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -174,3 +175,13 @@ class Average:
                 self.state[key].lerp_(value, 1 - self.decay)
             else:  # counters and index tables have no average
                 self.state[key].copy_(value)
+
+    @contextmanager
+    def in_place_of(self, model: nn.Module) -> Iterator[None]:
+        """Lend the model the average; afterwards it has its own state again, bit for bit."""
+        own = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        model.load_state_dict(self.state)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)

@@ -1,0 +1,51 @@
+"""The JSON lines of a run: one per step, one per evaluation, the same whether or not the run was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+STEPS = "log.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+
+
+class Logs:
+    """Appends to both files of a run. Opening it drops what lies behind `step`, where the run goes on."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (STEPS, EVALUATIONS):
+            _cut(folder / name, step)
+        self.files = {name: (folder / name).open("a", encoding="utf-8") for name in (STEPS, EVALUATIONS)}
+
+    def step(self, line: Mapping[str, object]) -> None:
+        self._append(STEPS, line)
+
+    def evaluation(self, line: Mapping[str, object]) -> None:
+        self._append(EVALUATIONS, line)
+
+    def to_disk(self) -> None:
+        """Before a checkpoint is written: it must not be ahead of the lines."""
+        for file in self.files.values():
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def _append(self, name: str, line: Mapping[str, object]) -> None:
+        self.files[name].write(json.dumps(line) + "\n")
+        self.files[name].flush()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Keep the lines of steps up to `step`; a line that a kill left half goes too."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    part = path.with_name(f".{path.name}")
+    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,133 @@
+"""A recipe: everything that decides a training run, as one typed record."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from openglip.data.mixtures import Source
+from openglip.data.views import Transform
+from openglip.errors import ConfigError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+ScheduleName = Literal["steps", "cosine", "plateau"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of one run; `--set key=value` and `with_settings` change fields by name.
+
+    model: a model's name. data: where the data lie (each recipe says how). batch_size: images of one step, over all
+    processes and small batches. text_lr: rate of the text encoder, None for `lr`. lr_of: rates of other parameters by
+    the beginning of their names. frozen: beginnings of names that do not train. weights: a checkpoint to start from.
+    best: the figure that decides which evaluation is the best. average: decay of the running average of the weights,
+    0 for none; use_average: evaluate it and give it out instead of the weights. trackers: "tensorboard", "wandb".
+    """
+
+    name: str
+    model: str
+    data: str
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int = 0
+    checkpoint_every: int = 1000
+    evaluate_every: int = 0
+    workers: int = 4
+    weights: str | None = None
+    text_lr: float | None = None
+    lr_of: Mapping[str, float] = field(default_factory=dict)
+    weight_decay: float = 1e-4
+    bias_factor: float = 2.0
+    schedule: ScheduleName = "steps"
+    milestones: tuple[float, ...] = (0.67, 0.89)
+    gamma: float = 0.1
+    patience: int = 3
+    warmup: int = 2000
+    warmup_factor: float = 0.001
+    decay_schedule: bool = False
+    clip: float = 1.0
+    accumulate: int = 1
+    precision: Precision = "fp32"
+    average: float = 0.0
+    use_average: bool = False
+    frozen: tuple[str, ...] = ()
+    best: str = "AP50"
+    keep: int = 3
+    trackers: tuple[str, ...] = ()
+    sources: Callable[[Recipe], Sequence[Source]] = field(metadata={"code": True})
+    transforms: Sequence[Transform] = field(default=(), metadata={"code": True})
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        for name in ("workers", "evaluate_every", "warmup", "lr", "weight_decay", "average"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must not be negative")
+        if self.average >= 1:
+            raise ConfigError(f"average is {self.average}, it must be below 1")
+        if self.decay_schedule and self.schedule != "steps":
+            raise ConfigError('decay_schedule follows milestones: it needs schedule="steps"')
+        if self.use_average and not self.average:
+            raise ConfigError("use_average needs an average: set average=0.999")
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
+    """The recipe with fields changed; strings are read as JSON where the field is no string.
+
+    Raises ConfigError that names the nearest field, or the type that a field takes.
+    """
+    hints = typing.get_type_hints(Recipe)
+    names = [each.name for each in dataclasses.fields(Recipe) if not each.metadata.get("code")]
+    changes = {}
+    for key, value in settings.items():
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise ConfigError(f"a recipe has no field {key!r}: {advice}")
+        changes[key] = _read(key, value, hints[key])
+    return dataclasses.replace(recipe, **changes)
+
+
+def to_json(recipe: Recipe) -> dict[str, Any]:
+    """All fields but those that are code, as JSON values."""
+    fields = [each.name for each in dataclasses.fields(Recipe) if not each.metadata.get("code")]
+    return json.loads(json.dumps({name: getattr(recipe, name) for name in fields}, default=dict))
+
+
+def _read(key: str, value: object, hint: Any) -> object:
+    """A value for a field of this type, from a string of the command line or from JSON."""
+    optional = type(None) in typing.get_args(hint)
+    if optional and value in (None, "none", "None", "null"):
+        return None
+    kind = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
+    if isinstance(value, str) and kind is not str and typing.get_origin(kind) is not Literal:
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = tuple(value.split(",")) if typing.get_origin(kind) is tuple else value
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise ConfigError(f"{key} is {value!r}, it must be one of {', '.join(typing.get_args(kind))}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_read(key, item, typing.get_args(kind)[0]) for item in items)
+    if origin is not None:  # a mapping of names to numbers
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is {value!r}, it must be a JSON object of names and numbers")
+        return {str(name): float(number) for name, number in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{key} is {value!r}, it must be of type {kind.__name__}")
+    return value

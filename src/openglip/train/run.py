@@ -1,0 +1,148 @@
+"""From a recipe to a finished run in a folder: model, data, loop; and to the run that goes on after a kill."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from openglip.data.batches import Batch, batch_stream
+from openglip.data.mixtures import Mixture
+from openglip.errors import ConfigError
+from openglip.model.builders import MODELS
+from openglip.predict.detector import pick_device
+from openglip.train.loop import Criterion, Evaluate, Progress, fit
+from openglip.train.losses import ClosedSetCriterion, GroundingCriterion
+from openglip.train.parallel import process_group, rank, world_size
+from openglip.train.recipe import Recipe, to_json, with_settings
+from openglip.train.recipes import RECIPES
+from openglip.weights.files import read_checkpoint
+from openglip.weights.keys import from_official
+from openglip.weights.load import load_state
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.json"
+
+
+def find_recipe(name: str, settings: Mapping[str, object] | None = None) -> Recipe:
+    """A recipe by its name, or from the function `recipe()` of a Python file, with fields changed.
+
+    Raises ConfigError for an unknown recipe or field.
+    """
+    if name.endswith(".py"):
+        recipe = _from_file(Path(name))
+    elif name in RECIPES:
+        recipe = RECIPES[name]()
+    else:
+        raise ConfigError(
+            f"there is no recipe {name!r}: {', '.join(RECIPES)}, or a Python file with a function recipe()"
+        )
+    return with_settings(recipe, settings or {})
+
+
+def start(name: str, output: str | os.PathLike[str], settings: Mapping[str, object] | None = None) -> Recipe:
+    """Open a new run's folder and write its `recipe.json`. Raises ConfigError when the folder holds a run."""
+    recipe, folder = find_recipe(name, settings), Path(output)
+    if (folder / RECIPE_FILE).exists():
+        raise ConfigError(f"{folder} holds a run already: continue it with --resume {folder}, or give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    where = str(Path(name).resolve()) if name.endswith(".py") else name
+    part = folder / f".{RECIPE_FILE}"
+    part.write_text(json.dumps({"recipe": where, **to_json(recipe)}, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / RECIPE_FILE)
+    return recipe
+
+
+def resume(folder: str | os.PathLike[str]) -> Recipe:
+    """The recipe of a run that was started in a folder. Raises ConfigError when there is none."""
+    path = Path(folder) / RECIPE_FILE
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no run: it has no {RECIPE_FILE}")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return find_recipe(fields.pop("recipe"), fields)
+    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a recipe that this program wrote: {error}") from error
+
+
+def train(
+    recipe: Recipe,
+    output: str | os.PathLike[str],
+    *,
+    evaluate: Evaluate | None = None,
+    device: str = "auto",
+    report: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Progress:
+    """Train a recipe in a folder, from its newest checkpoint if it has one; under `torchrun` on all its processes."""
+    if recipe.evaluate_every and evaluate is None:
+        logger.warning("evaluate_every is %d, but nothing to evaluate with is handed in", recipe.evaluate_every)
+    with process_group(pick_device(device)) as own_device:
+        model = new_model(recipe).to(own_device)
+        mixture = Mixture(recipe.sources(recipe), recipe.seed)
+        batches = batches_of(recipe, mixture, model, own_device)
+        return fit(model, criterion_of(model), batches, recipe, Path(output), evaluate=evaluate, report=report)
+
+
+def new_model(recipe: Recipe) -> Any:
+    """The recipe's model: initialised from its seed, or with the weights that it starts from."""
+    if recipe.model not in MODELS:
+        raise ConfigError(f"there is no model {recipe.model!r}: {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = MODELS[recipe.model]()
+    if recipe.weights:
+        found = read_checkpoint(recipe.weights)
+        load_state(model, from_official(found.state)[0] if found.official else found.state, recipe.weights)
+    return model
+
+
+def criterion_of(model: nn.Module) -> Criterion:
+    """Classes for a model with fixed categories, words for any other."""
+    return ClosedSetCriterion() if getattr(model, "categories", None) else GroundingCriterion()
+
+
+def batches_of(recipe: Recipe, mixture: Mixture, model: Any, device: torch.device) -> Callable[[int], Iterator[Batch]]:
+    """This process's batches, from a number on. Raises ConfigError when the batch can't be shared out evenly."""
+    shares = world_size() * recipe.accumulate
+    if recipe.batch_size % shares:
+        raise ConfigError(
+            f"batch_size {recipe.batch_size} can't be shared by {world_size()} processes with accumulate "
+            f"{recipe.accumulate}: make it a multiple of {shares}"
+        )
+
+    def batches(number: int) -> Iterator[Batch]:
+        return batch_stream(
+            mixture,
+            recipe.transforms,
+            model.preparation,
+            recipe.batch_size // shares,
+            rank=rank(),
+            ranks=world_size(),
+            start=number,
+            workers=recipe.workers,
+            pin_memory=device.type == "cuda",
+        )
+
+    return batches
+
+
+def _from_file(path: Path) -> Recipe:
+    if not path.is_file():
+        raise ConfigError(f"there is no recipe file {path}")
+    spec = importlib.util.spec_from_file_location("openglip_recipe", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = module.recipe() if hasattr(module, "recipe") else None
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"{path} has no function recipe() that returns an openglip.train.recipe.Recipe")
+    return recipe

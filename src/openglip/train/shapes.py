@@ -1,0 +1,92 @@
+"""Generated pictures of coloured shapes: training data that needs no download.
+
+A category is a colour and a shape ("red circle"). Some pairs never occur in training, though their colour and their
+shape do; a model finds them only if it has learned words rather than classes.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from openglip.structures.sample import Sample
+
+COLOURS = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (50, 80, 220),
+    "yellow": (235, 215, 50),
+    "white": (245, 245, 245),
+}
+SHAPES = ("circle", "square", "triangle", "cross", "ring")
+PAIRS = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
+UNSEEN = ("red circle", "green square", "blue triangle", "yellow cross", "white ring")
+SEEN = tuple(pair for pair in PAIRS if pair not in UNSEEN)
+SIDE = 128
+
+
+class Shapes(Sequence[Sample]):
+    """Pictures with one to four shapes; picture i is always the same. pairs: the categories that occur."""
+
+    def __init__(self, length: int, pairs: Sequence[str] = SEEN, seed: int = 0) -> None:
+        self.length, self.pairs, self.seed = length, tuple(pairs), seed
+        self.sizes = np.full((length, 2), SIDE)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        rng = random.Random(f"{self.seed}/{index}")
+        grey = rng.randint(30, 110)
+        image = Image.new("RGB", (SIDE, SIDE), tuple(grey + rng.randint(-15, 15) for _ in range(3)))
+        boxes, labels = [], []
+        for cell in rng.sample(range(4), rng.randint(1, 4)):  # one shape in a quarter, so that none is covered
+            label = rng.randrange(len(self.pairs))
+            side = rng.randint(24, 56)
+            left = (cell % 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
+            top = (cell // 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
+            colour, shape = self.pairs[label].split()
+            _draw(ImageDraw.Draw(image), shape, _near(COLOURS[colour], rng), (left, top, left + side, top + side))
+            boxes.append((left, top, left + side + 1, top + side + 1))
+            labels.append(label)
+        encoded = io.BytesIO()
+        image.save(encoded, "BMP")  # no time is spent on packing
+        return Sample(
+            encoded.getvalue(),
+            (SIDE, SIDE),
+            np.array(boxes, np.float32),
+            categories=self.pairs,
+            labels=np.array(labels),
+            exhaustive=True,
+            image_id=index,
+            source="shapes",
+        )
+
+
+def _near(colour: tuple[int, int, int], rng: random.Random) -> tuple[int, ...]:
+    return tuple(min(255, max(0, channel + rng.randint(-20, 20))) for channel in colour)
+
+
+def _draw(draw: ImageDraw.ImageDraw, shape: str, colour: tuple[int, ...], box: tuple[int, int, int, int]) -> None:
+    left, top, right, bottom = box
+    thick = max(3, (right - left) // 4)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour)
+    elif shape == "triangle":
+        draw.polygon([(left, bottom), (right, bottom), (math.floor((left + right) / 2), top)], fill=colour)
+    elif shape == "ring":
+        draw.ellipse(box, outline=colour, width=thick)
+    else:
+        middle_x, middle_y, half = (left + right) // 2, (top + bottom) // 2, thick // 2
+        draw.rectangle((middle_x - half, top, middle_x + half, bottom), fill=colour)
+        draw.rectangle((left, middle_y - half, right, middle_y + half), fill=colour)
