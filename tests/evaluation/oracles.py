@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import sys
 import types
 from unittest import mock
@@ -41,6 +42,7 @@ def lvis_figures(annotations, results, path, *, per_image: int) -> dict[str, flo
     stubs["matplotlib.patches"].Polygon = object
     with mock.patch.dict(sys.modules, {k: v for k, v in stubs.items() if k not in sys.modules}):
         lvis = pytest.importorskip("lvis")
+    logging.getLogger("lvis").setLevel(logging.ERROR)
     path.write_text(json.dumps(annotations))
     with mock.patch.object(np, "float", float, create=True):
         truth = lvis.LVIS(str(path))

@@ -43,6 +43,7 @@ def test_coco(first: int) -> None:
         check_coco(seed)
 
 
+@pytest.mark.filterwarnings("ignore:The 'warn' method")
 def test_lvis(tmp_path: Path) -> None:
     for seed in range(20):
         check_lvis(seed, tmp_path / "truth.json")

@@ -46,6 +46,7 @@ def custom(annotations: Annotations, found: Found) -> Scores:
     mean over the classes that some image lacks. calibration_error: mean distance between score and precision at IoU
     0.5 in ten bins of the score, weighted by their sizes; -1 when a score lies outside 0 to 1 or nothing was found.
     """
+    found = judged_rows(annotations, found)
     base = coco(annotations, found)
     result = outcomes(annotations.truth, found)
     everything = np.ones(len(result.found), bool)
@@ -57,7 +58,9 @@ def custom(annotations: Annotations, found: Found) -> Scores:
         positives = int((objects & ~result.truth.ignore).sum())
         cut, best = _best_cut(result, mine, positives)
         thresholds[name] = cut if positives and best["F1"] > 0 else fallback
-        absent = np.ones(len(annotations.images), bool)
+        absent = (
+            np.ones(len(annotations.images), bool) if annotations.judged is None else annotations.judged[:, k].copy()
+        )
         absent[result.truth.image[objects]] = False
         alarmed = np.unique(result.found.image[mine & (result.found.scores > thresholds[name])])
         rate = float(absent[alarmed].sum() / absent.sum()) if absent.any() else -1.0
@@ -70,11 +73,20 @@ def custom(annotations: Annotations, found: Found) -> Scores:
     }
     protocol = {
         **base.protocol,
+        "category_ids": {name: c["id"] for name, c in zip(annotations.names, annotations.categories, strict=True)},
+        "labelled": "every class on every picture"
+        if annotations.judged is None
+        else "some classes on some pictures; elsewhere they are not judged",
         "F1": f"at IoU {IOU}, per class at the threshold that maximises it on these same images; mean over classes",
         "thresholds": thresholds,
         "thresholds_without_evidence": f"without objects or hits a class gets the cut best over all: {fallback:g}",
     }
     return Scores(figures, per_category, protocol)
+
+
+def judged_rows(annotations: Annotations, found: Found) -> Found:
+    """Found boxes of classes that are labelled on their picture."""
+    return found if annotations.judged is None else found.take(annotations.judged[found.image, found.category])
 
 
 def _mean(values: list[float]) -> float:

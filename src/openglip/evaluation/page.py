@@ -21,6 +21,7 @@ from openglip.evaluation.read import Annotations, Source
 from openglip.evaluation.report import Report
 from openglip.evaluation.tasks import Task
 from openglip.images.read import read_image
+from openglip.structures.sample import FileSlice
 
 TILES, SIDE = 24, 320  # pictures of a kind, and their longest side
 SIZES = (0, 16, 32, 64, 96, 128, 256, 512, 1e5)  # bins of the square root of an object's area, in pixels
@@ -191,10 +192,10 @@ def _picture(task: Task, image_id: object, images: str | PathLike[str] | None) -
     width, height = record.get("width"), record.get("height")
     link = None
     folder = task.folder or images
-    place = Files(folder).find(task.files[key]) if folder is not None else None
+    place = task.pictures.get(key) or (Files(folder).find(task.files[key]) if folder is not None else None)
     if place is not None:
         try:
-            picture = Image.fromarray(read_image(place if isinstance(place, str) else place.read()))
+            picture = Image.fromarray(read_image(place.read() if isinstance(place, FileSlice) else place))
         except (ImageError, DataError):
             picture = None
         if picture is not None:

@@ -48,21 +48,24 @@ class Picture:
 
 
 def find_pictures(
-    images: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None,
     names: Mapping[object, str],
     about: Mapping[object, object],
+    known: Mapping[object, ImageReference],
     *,
     any_suffix: bool = False,
 ) -> list[Picture]:
     """Pictures by id and file name; any_suffix: what comes after the last dot does not matter.
 
-    Raises DataError naming the first id whose file is missing.
+    images: folder or tar; known: places that need no search. Raises DataError naming an id whose file is missing.
     """
-    files = Files(images)
-    stems = files.by_stem() if any_suffix else {}
+    if images is None and not names.keys() <= known.keys():
+        raise ConfigError("a model needs images: the folder or tar of the pictures")
+    files = Files(images) if images is not None else None
+    stems = files.by_stem() if files and any_suffix else {}
     pictures = []
     for key, name in names.items():
-        place = stems.get(Path(name).stem) if any_suffix else files.find(name)
+        place = known.get(key) or (stems.get(Path(name).stem) if any_suffix else files.find(name) if files else None)
         if place is None:
             raise DataError(f"{images}: no {name}, the picture of image {key}")
         pictures.append(Picture(key, place, about.get(key)))

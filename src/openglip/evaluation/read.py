@@ -17,7 +17,7 @@ import numpy as np
 
 from openglip.data.files import read_json
 from openglip.errors import DataError
-from openglip.evaluation.matching import Found, Truth
+from openglip.evaluation.matching import Bools, Found, Truth
 
 Record = Mapping[str, object]
 Source = str | PathLike[str] | Mapping[str, object] | Sequence[Record]  # a file, or what json.load would give
@@ -34,6 +34,7 @@ class Annotations:
 
     images, categories: the file's own records in that order. names: one per category, made unique.
     image_index, category_index: id -> index; images left out by a choice of ids have none. left_out: their ids.
+    judged: images x categories, where a class is labelled; None: everywhere.
     """
 
     place: str
@@ -44,6 +45,7 @@ class Annotations:
     category_index: Mapping[object, int]
     left_out: frozenset[object]
     truth: Truth
+    judged: Bools | None = None
 
 
 def describe(source: object, word: str) -> str:

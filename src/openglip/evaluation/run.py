@@ -78,8 +78,6 @@ def evaluate(
         raise ConfigError(f"there is no benchmark {benchmark!r}: {', '.join(get_args(Benchmark))}")
     if (model is None) == (predictions is None):
         raise ConfigError("give either a model or predictions")
-    if model is not None and images is None and benchmark != "odinw":
-        raise ConfigError("a model needs images: the folder or tar of the pictures")
     if render and (output is None or benchmark in ("flickr30k", "refcoco")):
         raise ConfigError("render needs an output folder, and a benchmark with categories")
     begin = time.perf_counter()
@@ -175,7 +173,8 @@ def _with_model(
         barrier()
         sources = []
         for task in tasks:
-            found = find_pictures(task.folder or images or "", task.files, task.about, any_suffix=task.any_suffix)
+            place = task.folder or images
+            found = find_pictures(place, task.files, task.about, task.pictures, any_suffix=task.any_suffix)
             sources.append(predict(task.name, found, task.ask(), detector, folder, barrier, progress))
         report = judge(sources, about, training_data or known) if rank == 0 else None
         barrier()

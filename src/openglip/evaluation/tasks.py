@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 from openglip.errors import ConfigError
 from openglip.evaluation.coco import Scores, coco, coco_ov, ov_columns, ov_rows
-from openglip.evaluation.custom import custom
+from openglip.evaluation.custom import custom, judged_rows
 from openglip.evaluation.flickr import Sentence, flickr, read_sentences
 from openglip.evaluation.lvis import in_minival, lvis, standard_rows
 from openglip.evaluation.matching import Found, Truth
 from openglip.evaluation.odinw import find_sets, names_and_wordings, predictions_of
 from openglip.evaluation.read import Annotations, Source, describe, read_annotations, read_results, results
 from openglip.evaluation.refcoco import as_annotations, read_expressions, refcoco
+from openglip.evaluation.samples import read_custom
 from openglip.prompts.tables import PromptTable
+from openglip.structures.sample import ImageReference
 
 if TYPE_CHECKING:
     from openglip.evaluation.predict import Ask
@@ -45,7 +47,7 @@ class Options:
 
 
 BELONGS: dict[str, tuple[str, ...]] = {
-    "split": ("lvis", "odinw", "refcoco"),
+    "split": ("lvis", "odinw", "refcoco", "custom"),
     "prompts": ("odinw",),
     "sets": ("odinw",),
     "labelled_only": ("coco-ov",),
@@ -59,8 +61,8 @@ BELONGS: dict[str, tuple[str, ...]] = {
 class Task:
     """One set of pictures of a benchmark.
 
-    files: id -> file name of what is judged. about: id -> what is asked of that picture alone. folder: where the
-    pictures lie, if the annotations say so. protocol: the rules; asked: those of asking a model. ask: what it does.
+    files: id -> file name of what is judged. about: id -> what is asked of that picture alone. folder, pictures: where
+    they lie, if the annotations say so. protocol: the rules; asked: those of asking a model. ask: what it does.
     score: judges predictions. boxes: the true and found boxes as they are judged, where they have categories.
     """
 
@@ -74,6 +76,7 @@ class Task:
     boxes: Callable[[Source], tuple[Truth, Found]] | None = None
     about: Mapping[object, object] = field(default_factory=dict)
     folder: Path | None = None
+    pictures: Mapping[object, ImageReference] = field(default_factory=dict)
     any_suffix: bool = False
 
 
@@ -143,7 +146,13 @@ def _coco(source: Source, ids: Sequence[object] | None, options: Options) -> lis
 
 
 def _custom(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
-    return [_boxes(read_annotations(source, ids), custom, options)]
+    annotations, pictures = read_custom(source, ids, options.split, None)
+    task = _boxes(annotations, custom, options)
+
+    def boxes(predictions: Source) -> tuple[Truth, Found]:
+        return annotations.truth, judged_rows(annotations, read_results(predictions, annotations))
+
+    return [replace(task, boxes=boxes, pictures=pictures)]
 
 
 def _coco_ov(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
