@@ -48,7 +48,9 @@ def test_a_photo_becomes_a_table_a_line_and_a_picture(run: Any, weights: Path, t
 
 
 def test_json_prints_one_compact_line_per_image_and_nothing_else(run: Any, weights: Path, tmp_path: Path) -> None:
-    result = run("detect", CAT, PHOTOS / "coffee.jpg", "--prompt", "cup", "--model", weights, "--threshold", 0, "--json")
+    result = run(
+        "detect", CAT, PHOTOS / "coffee.jpg", "--prompt", "cup", "--model", weights, "--threshold", 0, "--json"
+    )
     assert result.exit_code == 0
     printed = result.stdout.splitlines()
     assert printed == (tmp_path / "openglip-output" / "detections.jsonl").read_text(encoding="utf-8").splitlines()
@@ -123,7 +125,9 @@ def test_a_threshold_per_name_from_a_file(run: Any, weights: Path, tmp_path: Pat
 
 def test_ground_keeps_the_caption_and_the_spans(run: Any, weights: Path) -> None:
     caption = "a cat beside a cup and a cup"
-    result = run("ground", CAT, "--caption", caption, "--phrase", "a cat", "--model", weights, "--threshold", 0, "--json")
+    result = run(
+        "ground", CAT, "--caption", caption, "--phrase", "a cat", "--model", weights, "--threshold", 0, "--json"
+    )
     assert result.exit_code == 0, result.output
     line = json.loads(result.stdout)
     assert line["caption"] == caption

@@ -184,19 +184,18 @@ def _threshold(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return float(text)
+        value: Any = float(text)
     except ValueError:
-        pass
-    try:
-        value = json.loads(Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--threshold {text!r} is neither a number nor a json file that can be read: {error}"
-        ) from error
+        try:
+            value = json.loads(Path(text).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = f"is neither a number nor a json file that can be read: {error}"
+            raise ConfigError(f"--threshold {text!r} {reason}") from error
     numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    wrong = [number for number in numbers if isinstance(number, bool) or not isinstance(number, int | float)]
-    if wrong:
-        raise ConfigError(f"--threshold {text}: {wrong[0]!r} is not a number; write 0.5, [0.5, ...] or {{name: 0.5}}")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
+            form = "0.5, or in a file also [0.5, ...] or {name: 0.5}"
+            raise ConfigError(f"--threshold {text}: {number!r} is not a number from 0 to 1; write {form}")
     return value
 
 

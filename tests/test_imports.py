@@ -1,0 +1,124 @@
+"""Imports go downward only, without circles; `import openglip` and `--help` are quick and bring no torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "openglip"
+
+# From the bottom up; folders of one row do not import each other.
+LEVELS = (
+    ("errors",),
+    ("structures",),
+    ("prompts", "images"),
+    ("model",),
+    ("weights",),
+    ("data", "predict"),
+    ("evaluation", "train"),
+    ("labelling",),
+    ("cli",),
+)
+LEVEL = {folder: level for level, row in enumerate(LEVELS) for folder in row}
+# The root holds the public names, resolved late; anyone may ask it for the version.
+ROOT = "__init__"
+
+
+def name_of(path: Path) -> str:
+    return ".".join(("openglip", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Modules of the package that a file imports; late imports inside functions count too unless `top_level`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if top_level and id(node) in late:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: write the whole name of the module"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update((whole & MODULES.keys()) | ({node.module} if whole - MODULES.keys() else set()))
+    return {name for name in found if name in MODULES}
+
+
+def folder(module: str) -> str:
+    return module.split(".")[1] if "." in module else ROOT
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if folder(name) != ROOT])
+def test_imports_go_downward(module: str) -> None:
+    here = folder(module)
+    assert here in LEVEL, f"{module}: give the folder {here} a level in this test and in docs/architecture.md"
+    for other in imports(MODULES[module]):
+        there = folder(other)
+        if there in (ROOT, here):
+            continue
+        # The root's own functions are the public face; only the top may use it so.
+        assert LEVEL[there] < LEVEL[here], f"{module} imports {other}, which is not below it"
+
+
+def test_there_are_no_circles() -> None:
+    graph = {name: imports(path, top_level=True) - {name, "openglip"} for name, path in MODULES.items()}
+    while leaves := [name for name, needs in graph.items() if not needs]:
+        for leaf in leaves:
+            del graph[leaf]
+        for needs in graph.values():
+            needs.difference_update(leaves)
+    assert not graph, f"these import each other: {graph}"
+
+
+PROBE = """
+import json, sys, time
+start = time.process_time()
+{statement}
+seconds = time.process_time() - start
+heavy = [name for name in ("torch", "torchvision", "numpy", "tokenizers", "PIL") if name in sys.modules]
+print(json.dumps([seconds, heavy]))
+"""
+
+
+def probe(statement: str) -> tuple[float, list[str]]:
+    """(processor seconds, heavy modules) of a statement in fresh interpreters, the quickest of three."""
+    runs = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE.format(statement=statement)], capture_output=True, text=True, check=True
+        )
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    return min(run[0] for run in runs), runs[0][1]
+
+
+def test_importing_the_package_is_quick_and_light() -> None:
+    seconds, heavy = probe("import openglip")
+    assert heavy == []
+    assert seconds < 0.3
+
+
+def test_help_is_quick_and_light() -> None:
+    statement = (
+        "import contextlib, io\n"
+        "sys.argv = ['openglip', '--help']\n"
+        "from openglip.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+    )
+    seconds, heavy = probe(statement)
+    assert heavy == []
+    assert seconds < 0.5
