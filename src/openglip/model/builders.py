@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
@@ -12,12 +12,15 @@ from openglip.model.bert import Bert
 from openglip.model.fpn import FPN
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
+from openglip.model.nano import Nano
 from openglip.model.swin import Swin
 from openglip.prompts.tables import read_table
 
 # Caffe-style input: BGR, 0..255, ImageNet statistics in that order and scale.
 OFFICIAL_INPUT = Preparation(800, 1333, mean=(103.53, 116.28, 123.675), std=(57.375, 57.12, 58.395))
 DROP_BLOCK = (0.3, 3)
+SWIN_TINY_CHANNELS = (192, 384, 768)  # C3, C4, C5
+SWIN_LARGE_CHANNELS = (384, 768, 1536)
 
 
 def _swin_tiny() -> Swin:
@@ -28,11 +31,11 @@ def _swin_large() -> Swin:
     return Swin(embed_dim=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12, drop_path=0.4, frozen_stages=2)
 
 
-def _glip(name: str, body: Swin, blocks: int, early_fusion: bool) -> GLIP:
+def _glip(name: str, body: nn.Module, channels: Sequence[int], blocks: int, early_fusion: bool) -> GLIP:
     return GLIP(
         name,
         body,
-        FPN(body.channels[1:], 256, DROP_BLOCK),
+        FPN(channels, 256, DROP_BLOCK),
         Bert(),
         Head(256, blocks, levels=5, classes=80, text_dim=768, early_fusion=early_fusion, checkpointing=True),
         OFFICIAL_INPUT,
@@ -41,27 +44,27 @@ def _glip(name: str, body: Swin, blocks: int, early_fusion: bool) -> GLIP:
 
 def glip_t_a() -> GLIP:
     """GLIP-T (A): Swin-T, words without fusion; Objects365."""
-    return _glip("glip-t-a", _swin_tiny(), blocks=6, early_fusion=False)
+    return _glip("glip-t-a", _swin_tiny(), SWIN_TINY_CHANNELS, blocks=6, early_fusion=False)
 
 
 def glip_t_b() -> GLIP:
     """GLIP-T (B): with fusion; Objects365."""
-    return _glip("glip-t-b", _swin_tiny(), blocks=6, early_fusion=True)
+    return _glip("glip-t-b", _swin_tiny(), SWIN_TINY_CHANNELS, blocks=6, early_fusion=True)
 
 
 def glip_t_c() -> GLIP:
     """GLIP-T (C): as (B); Objects365 and GoldG."""
-    return _glip("glip-t-c", _swin_tiny(), blocks=6, early_fusion=True)
+    return _glip("glip-t-c", _swin_tiny(), SWIN_TINY_CHANNELS, blocks=6, early_fusion=True)
 
 
 def glip_t() -> GLIP:
     """GLIP-T: as (C); Objects365, GoldG, CC3M and SBU captions."""
-    return _glip("glip-t", _swin_tiny(), blocks=6, early_fusion=True)
+    return _glip("glip-t", _swin_tiny(), SWIN_TINY_CHANNELS, blocks=6, early_fusion=True)
 
 
 def glip_l() -> GLIP:
     """GLIP-L: Swin-L, eight blocks; four detection sets, GoldG, 24M captions."""
-    return _glip("glip-l", _swin_large(), blocks=8, early_fusion=True)
+    return _glip("glip-l", _swin_large(), SWIN_LARGE_CHANNELS, blocks=8, early_fusion=True)
 
 
 def _dyhead(name: str, body: Swin, blocks: int) -> GLIP:
@@ -84,6 +87,14 @@ def dyhead_t() -> GLIP:
 def dyhead_l() -> GLIP:
     """DyHead-L: the closed-set baseline of GLIP-L, 80 COCO classes."""
     return _dyhead("dyhead-l", _swin_large(), blocks=8)
+
+
+def glip_on_timm(backbone: str, *, pretrained: bool = False, blocks: int = 6, early_fusion: bool = True) -> GLIP:
+    """GLIP-T with a timm model as image encoder, for instance "convnext_tiny"; needs the extra `train`."""
+    from openglip.model.timm_body import TimmBody
+
+    body = TimmBody(backbone, pretrained)
+    return _glip(f"glip-{backbone}", body, body.channels, blocks, early_fusion)
 
 
 def debug() -> GLIP:
@@ -118,6 +129,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "glip-l": glip_l,
     "dyhead-t": dyhead_t,
     "dyhead-l": dyhead_l,
+    "nano": Nano,
     "debug": debug,
 }
 

@@ -1,0 +1,446 @@
+"""The embedded model: GLIP's design made small, around a frozen detector (YOLOX-Nano) and a frozen text encoder.
+
+A photo passes through two encoders. YOLOX-Nano is kept exactly as released: its features, its 80 class scores and its
+boxes are inputs. MobileNetV2 beside it is trained. A small pyramid and tower join them; their output is aligned with
+words as in GLIP. The detector's scores are carried to words by likeness to its 80 names, and its boxes are the first
+guess of ours. Words look at the picture before they are compared (the text side of deep fusion), each for itself, so
+that the score of a name does not depend on which other names are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from openglip.images.prepare import Preparation
+from openglip.model.anchors import AnchorGrid, BoxCoder
+from openglip.model.bert import Bert
+from openglip.model.head import HeadOutputs, TextFeatures
+
+SEPARATOR = 1012  # the word piece "."
+FIRST, LAST, PADDING = 101, 102, 0  # [CLS], [SEP], [PAD]
+CLASSES = 80
+GREY = 114.0  # what YOLOX pads with
+LEAST = 0.01  # detector scores far below this say nothing
+TEXT_DIM = 384
+SHARP, SURE = 30.0, 0.75  # a text whose likeness to a name of the detector is above SURE means that name
+
+
+class WordTable(nn.Module):
+    """Word vectors in eight bits, one scale a word: a quarter of the size on disk and in memory."""
+
+    def __init__(self, words: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(words, dim, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(words, 1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.values).to(self.scale.dtype) * F.embedding(ids, self.scale)
+
+
+class Unit(nn.Conv2d):
+    """Convolution (normalisation folded in) and SiLU."""
+
+    def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inner, outer, size, stride, (size - 1) // 2, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(super().forward(x))
+
+
+class Pair(nn.Sequential):
+    """Depthwise, then pointwise unit."""
+
+    def __init__(self, inner: int, outer: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.dconv = Unit(inner, inner, size, stride, inner)
+        self.pconv = Unit(inner, outer)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, dim: int, shortcut: bool) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.conv1 = Unit(dim, dim)
+        self.conv2 = Pair(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.conv1(x))
+        return x + y if self.shortcut else y
+
+
+class CSP(nn.Module):
+    """Half of the channels pass `depth` bottlenecks, the other half goes straight."""
+
+    def __init__(self, inner: int, outer: int, depth: int = 1, shortcut: bool = False) -> None:
+        super().__init__()
+        half = outer // 2
+        self.conv1 = Unit(inner, half)
+        self.conv2 = Unit(inner, half)
+        self.conv3 = Unit(outer, outer)
+        self.m = nn.Sequential(*(Bottleneck(half, shortcut) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(torch.cat([self.m(self.conv1(x)), self.conv2(x)], 1))
+
+
+class SPP(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv1 = Unit(dim, dim // 2)
+        self.conv2 = Unit(dim * 2, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.conv2(torch.cat([x, *(F.max_pool2d(x, k, 1, k // 2) for k in (5, 9, 13))], 1))
+
+
+class Darknet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Unit(12, 16, 3)
+        self.dark2 = nn.Sequential(Pair(16, 32, stride=2), CSP(32, 32, 1, True))
+        self.dark3 = nn.Sequential(Pair(32, 64, stride=2), CSP(64, 64, 3, True))
+        self.dark4 = nn.Sequential(Pair(64, 128, stride=2), CSP(128, 128, 3, True))
+        self.dark5 = nn.Sequential(Pair(128, 256, stride=2), SPP(256), CSP(256, 256))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        corners = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
+        c3 = self.dark3(self.dark2(self.stem(torch.cat(corners, 1))))
+        c4 = self.dark4(c3)
+        return c3, c4, self.dark5(c4)
+
+
+class Neck(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Darknet()
+        self.lateral_conv0 = Unit(256, 128)
+        self.C3_p4 = CSP(256, 128)
+        self.reduce_conv1 = Unit(128, 64)
+        self.C3_p3 = CSP(128, 64)
+        self.bu_conv2 = Pair(64, 64, stride=2)
+        self.C3_n3 = CSP(128, 128)
+        self.bu_conv1 = Pair(128, 128, stride=2)
+        self.C3_n4 = CSP(256, 256)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c3, c4, c5 = self.backbone(x)
+        top = self.lateral_conv0(c5)
+        middle = self.reduce_conv1(self.C3_p4(torch.cat([_double(top), c4], 1)))
+        p3 = self.C3_p3(torch.cat([_double(middle), c3], 1))
+        p4 = self.C3_n3(torch.cat([self.bu_conv2(p3), middle], 1))
+        return p3, p4, self.C3_n4(torch.cat([self.bu_conv1(p4), top], 1))
+
+
+class YoloxHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        dims, dim = (64, 128, 256), 64
+        self.stems = nn.ModuleList(Unit(d, dim) for d in dims)
+        self.cls_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
+        self.reg_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
+        self.cls_preds = nn.ModuleList(nn.Conv2d(dim, CLASSES, 1) for _ in dims)
+        self.reg_preds = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in dims)
+        self.obj_preds = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in dims)
+
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Features B x 128 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
+        x = self.stems[level](x)
+        named, placed = self.cls_convs[level](x), self.reg_convs[level](x)
+        scores = self.cls_preds[level](named).sigmoid() * self.obj_preds[level](placed).sigmoid()
+        return torch.cat([named, placed], 1), scores, self.reg_preds[level](placed)
+
+
+class Yolox(nn.Module):
+    """YOLOX-Nano (Ge et al., 2021), keys of the official file with normalisation folded. BGR 0..255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Neck()
+        self.head = YoloxHead()
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per level features (64, 128, 256 channels of the neck and 128 of the head), scores, raw boxes."""
+        levels = []
+        for i, feature in enumerate(self.backbone(x)):
+            own, scores, boxes = self.head(feature, i)
+            levels.append((torch.cat([feature, own], 1), scores, boxes))
+        return levels
+
+
+class SameConv(nn.Conv2d):
+    """Convolution padded as TensorFlow does ("same"), ReLU6 unless linear."""
+
+    def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
+        super().__init__(inner, outer, size, stride, (size - 1) // 2 if stride == 1 else 0, groups=groups)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride[0] == 2:  # sides are even, so that 3 x 3 needs one row and column, at the end
+            x = F.pad(x, (0, 1, 0, 1))
+        x = super().forward(x)
+        return F.relu6(x) if self.act else x
+
+
+class Inverted(nn.Module):
+    def __init__(self, inner: int, outer: int, stride: int, expand: int) -> None:
+        super().__init__()
+        wide = inner * expand
+        self.shortcut = stride == 1 and inner == outer
+        self.expand = SameConv(inner, wide) if expand > 1 else nn.Identity()
+        self.depth = SameConv(wide, wide, 3, stride, wide)
+        self.project = SameConv(wide, outer, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depth(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 (Sandler et al., 2018), normalisation folded. RGB, ImageNet statistics. Strides 8, 16, 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, 32, 3, 2)
+        stages, inner = [], 32
+        table = (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )
+        for expand, outer, depth, stride in table:
+            blocks = [
+                Inverted(inner if i == 0 else outer, outer, stride if i == 0 else 1, expand) for i in range(depth)
+            ]
+            stages.append(nn.Sequential(*blocks))
+            inner = outer
+        self.blocks = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        levels = []
+        for i, stage in enumerate(self.blocks):
+            x = stage(x)
+            if i in (2, 4, 6):
+                levels.append(x)
+        return levels
+
+
+class Mixer(nn.Module):
+    """Residual block: depthwise 5 x 5, norm, pointwise to twice the width and back."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.depth = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, bias=False)
+        self.norm = nn.BatchNorm2d(dim)
+        self.widen = nn.Conv2d(dim, 2 * dim, 1)
+        self.narrow = nn.Conv2d(2 * dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.narrow(F.silu(self.widen(self.norm(self.depth(x)))))
+
+
+class Look(nn.Module):
+    """Words attend to the places of a picture, each word for itself; then a feed-forward layer. Pre-norm."""
+
+    def __init__(self, dim: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.keys = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, words: Tensor, places: Tensor) -> Tensor:
+        """words: B x L x D; places: B x N x D. Returns B x L x D."""
+        b, length, dim = words.shape
+        q = self.query(self.norm(words)).view(b, length, self.heads, -1).transpose(1, 2)
+        k, v = self.keys(places).view(b, places.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, length, dim)
+        words = words + self.out(seen)
+        return words + self.feed(words)
+
+
+class Nano(nn.Module):
+    """The embedded model. See the module's text; numbers are those of the shipped weights."""
+
+    name = "nano"
+    preparation = Preparation(short_side=320, max_side=480, mean=(GREY,) * 3, std=(1.0,) * 3, bgr=True, multiple=32)
+    score_cut = 0.0
+    default_threshold = 0.5
+    aggregation = "mean"
+    max_tokens = 256
+
+    def __init__(self, dim: int = 128, looks: int = 2) -> None:
+        super().__init__()
+        self.anchors = AnchorGrid(strides=(8, 16, 32, 8, 16, 32), scale=8)  # the tower's places, then the detector's
+        self.coder = BoxCoder()
+        self.bert = Bert(dim=TEXT_DIM, layers=6, heads=12, hidden=1536, dropout=0.0)
+        self.bert.embeddings.word_embeddings = WordTable(30522, TEXT_DIM)  # type: ignore[assignment]
+        self.yolox = Yolox()
+        self.mobilenet = MobileNetV2()
+        seen = (64 + 128 + CLASSES + 32 + 2, 128 + 128 + CLASSES + 96 + 2, 256 + 128 + CLASSES + 320 + 2)
+        self.join = nn.ModuleList(nn.Sequential(nn.Conv2d(c, dim, 1, bias=False), nn.BatchNorm2d(dim)) for c in seen)
+        self.down = nn.ModuleList(Mixer(dim) for _ in range(2))
+        self.stride = nn.ModuleList(nn.Conv2d(dim, dim, 3, 2, 1, groups=dim) for _ in range(2))
+        self.up = nn.ModuleList(Mixer(dim) for _ in range(3))
+        self.named = Mixer(dim)
+        self.placed = Mixer(dim)
+        self.keys = nn.Conv2d(dim, dim, 1)
+        self.boxes = nn.Conv2d(dim, 4, 1)
+        self.central = nn.Conv2d(dim, 1, 1)
+        self.words = nn.Sequential(nn.Linear(2 * TEXT_DIM, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.looks = nn.ModuleList(Look(dim) for _ in range(looks))
+        self.asks = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim + 1))
+        self.register_buffer("names", torch.zeros(CLASSES, TEXT_DIM))  # the 80 names' mean features, unit length
+        self.likeness = nn.Parameter(torch.tensor([8.0, 12.0, -14.0]))  # slopes for token and segment, threshold
+        self.trust = nn.Parameter(torch.tensor(1.0))
+        self.prior = nn.Parameter(torch.tensor(-4.6))
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # scale and shift of the tower's logits
+        self.register_buffer("own", torch.tensor([1.0, 0.0]))  # and of the detector's
+        nn.init.normal_(self.boxes.weight, std=0.01)
+        nn.init.zeros_(self.boxes.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.central.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> HeadOutputs:
+        """images: B x 3 x H x W, prepared; ids: B x L int64; mask: B x L bool."""
+        return self.align(self.encode_image(images), self.encode_text(ids, mask))
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
+        """Encode each segment between full stops by itself, as if it were a text of its own.
+
+        Returns per token its features (D) and its likeness to the detector's 80 names. Full stops, [CLS] and [SEP] are 0.
+        """
+        rows, columns = _segments(ids, mask)
+        hidden = ids.new_zeros((*ids.shape, 2 * TEXT_DIM), dtype=self.names.dtype)
+        if len(rows):
+            length = max(len(c) for c in columns)
+            texts = ids.new_full((len(rows), length + 2), PADDING)
+            for i, (row, where) in enumerate(zip(rows, columns, strict=True)):
+                texts[i, : len(where) + 2] = torch.cat(
+                    [ids.new_tensor([FIRST]), ids[row, where], ids.new_tensor([LAST])]
+                )
+            real = texts != PADDING
+            out = self.bert(texts, real)
+            mean = (out * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+            for i, (row, where) in enumerate(zip(rows, columns, strict=True)):
+                own = out[i, 1 : len(where) + 1]
+                hidden[row, where] = torch.cat([own, mean[i].expand_as(own)], 1).to(hidden.dtype)
+        return TextFeatures(self.read(hidden), mask)
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """From features of token and segment (B x L x 768) to what `align` takes (B x L x (D + 80))."""
+        token, segment = (F.normalize(part, dim=-1) for part in hidden.split(TEXT_DIM, -1))
+        slope_token, slope_segment, threshold = self.likeness
+        near = segment @ self.names.T
+        like = slope_token * (token @ self.names.T) + slope_segment * near + threshold
+        same = (near * SHARP).softmax(-1) * ((near - SURE) * SHARP).sigmoid()
+        return torch.cat([self.words(torch.cat([token, segment], -1) * TEXT_DIM**0.5), like.sigmoid(), same], -1)
+
+    def encode_image(self, images: Tensor) -> list[Tensor]:
+        """Per level B x (2 D + 9 + 80) x h x w: keys, places, boxes, centerness, the detector's boxes and scores."""
+        photo = images + GREY
+        with torch.no_grad():
+            known = self.yolox(photo)
+        rgb = (photo.flip(1) / 255 - photo.new_tensor([0.485, 0.456, 0.406])[:, None, None]) / photo.new_tensor(
+            [0.229, 0.224, 0.225]
+        )[:, None, None]
+        seen = self.mobilenet(rgb)
+        levels = [
+            join(torch.cat([features, scores.sqrt(), own, _coordinates(own)], 1))
+            for join, (features, scores, _), own in zip(self.join, known, seen, strict=True)
+        ]
+        middle = self.down[0](levels[1] + _double(levels[2]))
+        fine = self.up[0](self.down[1](levels[0] + _double(middle)))
+        middle = self.up[1](middle + self.stride[0](fine))
+        coarse = self.up[2](levels[2] + self.stride[1](middle))
+        guesses = self._guesses([raw for _, _, raw in known])
+        pyramid = []
+        for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):
+            named, placed = self.named(level), self.placed(level)
+            pyramid.append(
+                torch.cat([self.keys(named), level, guess + self.boxes(placed), self.central(placed), guess, scores], 1)
+            )
+        return pyramid
+
+    def align(self, pyramid: Sequence[Tensor], text: TextFeatures) -> HeadOutputs:
+        """Compare places with words: those of the tower, then the detector's own, for words that are its names."""
+        tower, guesses, scores = self.compare(pyramid, text)
+        known = (scores @ self._same(text)).clamp(1e-6, 1 - 1e-6)
+        own = self.own[0] * known.logit() + self.own[1]
+        return HeadOutputs(
+            torch.cat([tower.logits * self.calibration[0] + self.calibration[1], own], 1),
+            torch.cat([tower.box_regression, guesses], 1),
+            torch.cat([tower.centerness, torch.full_like(tower.centerness, 20.0)], 1),
+            tower.sizes * 2,
+        )
+
+    def compare(self, pyramid: Sequence[Tensor], text: TextFeatures) -> tuple[HeadOutputs, Tensor, Tensor]:
+        """The tower's outputs (what is trained); the detector's boxes B x A x 4 and scores B x A x 80."""
+        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in pyramid)
+        places = torch.cat([level.flatten(2) for level in pyramid], 2).transpose(1, 2)
+        words, like, _ = text.hidden.split([text.hidden.shape[2] - 2 * CLASSES, CLASSES, CLASSES], -1)
+        dim = words.shape[2]
+        keys, seen, boxes, central, guesses, scores = places.split([dim, dim, 4, 1, 4, CLASSES], 2)
+        coarse = seen[:, sizes[0][0] * sizes[0][1] :]
+        for look in self.looks:
+            words = look(words, coarse)
+        asked, bias = self.asks(words).split([dim, 1], -1)
+        logits = keys @ asked.transpose(1, 2) / dim**0.5 + bias.transpose(1, 2) + self.prior
+        known = (scores @ like.transpose(1, 2)).clamp(max=1)
+        logits = logits + self.trust * torch.log1p(known / LEAST)
+        return HeadOutputs(logits, boxes, central[..., 0], sizes), guesses, scores
+
+    def _same(self, text: TextFeatures) -> Tensor:
+        """B x 80 x L: how surely a word is one of the detector's names."""
+        return text.hidden[..., -CLASSES:].transpose(1, 2)
+
+    def _guesses(self, raw: Sequence[Tensor]) -> list[Tensor]:
+        """The detector's boxes as offsets from our anchors, B x 4 x h x w per level."""
+        sizes = [(level.shape[2], level.shape[3]) for level in raw]
+        anchors = self.anchors(sizes * 2, raw[0].device, raw[0].dtype).split([h * w for h, w in sizes * 2])
+        guesses = []
+        for level, own, stride in zip(raw, anchors, self.anchors.strides, strict=False):
+            shape = level.shape
+            x = level.flatten(2).transpose(1, 2)
+            corner = (own[:, :2] + own[:, 2:] - (stride - 1)) / 2
+            centre = corner + x[..., :2] * stride
+            half = x[..., 2:].clamp(-6, 6).exp() * stride / 2
+            offsets = self.coder.encode(torch.cat([centre - half, centre + half], -1), own)
+            guesses.append(offsets.transpose(1, 2).reshape(shape))
+        return guesses
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def _coordinates(like: Tensor) -> Tensor:
+    """B x 2 x h x w: x and y from -1 to 1."""
+    b, _, h, w = like.shape
+    y = torch.linspace(-1, 1, h, device=like.device, dtype=like.dtype)
+    x = torch.linspace(-1, 1, w, device=like.device, dtype=like.dtype)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].expand(b, -1, -1, -1)
+
+
+def _segments(ids: Tensor, mask: Tensor) -> tuple[list[int], list[Tensor]]:
+    """Runs of tokens between full stops: the row of each, and its columns."""
+    word = mask & (ids != SEPARATOR) & (ids != FIRST) & (ids != LAST) & (ids != PADDING)
+    rows: list[int] = []
+    columns: list[Tensor] = []
+    for row, flags in enumerate(word):
+        where = flags.nonzero()[:, 0]
+        if len(where):
+            runs = torch.tensor_split(where, ((where.diff() > 1).nonzero()[:, 0] + 1).cpu())
+            rows += [row] * len(runs)
+            columns += runs
+    return rows, columns
