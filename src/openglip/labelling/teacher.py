@@ -6,11 +6,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from openglip.errors import PromptError
+from openglip.errors import ConfigError, PromptError
 from openglip.images.read import read_image
 from openglip.labelling.filters import Region, agreeing
 from openglip.prompts.text import Spans, detection_prompt
@@ -57,6 +57,10 @@ class TeacherSettings:
     device: str = "auto"
     threads: int = 1
     agreement: Agreement | None = None
+
+    def __post_init__(self) -> None:
+        if self.agreement not in (None, *get_args(Agreement)):
+            raise ConfigError(f"no agreement {self.agreement!r}: use {' or '.join(get_args(Agreement))}")
 
 
 class Teacher:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelling.stub import fast
+from PIL import Image
+from typer.testing import CliRunner
+
+from openglip.cli.main import app
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("openglip.labelling.run.build_detector", lambda *_: fast())
+    return lambda *args: CliRunner().invoke(app, ["label", *map(str, args)])
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, caption in enumerate(["a woman in a red coat", "two dogs", ""]):
+        Image.new("RGB", (60, 40), (50 * i, 9, 9)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(caption)
+    return folder
+
+
+def test_run_status_verify_audit(command: Any, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = ("run", source, "--output", out, "--workers", 0, "--chunker", "rules", "--shard-size", 2)
+    result = command(*run, "--json")
+    assert result.exit_code == 0
+    state = json.loads(result.stdout)
+    assert (state["planned"], state["done"], state["totals"]["pairs"], state["totals"]["lines"]) == (2, 2, 3, 2)
+    assert "2 of 2 shards, 3 pairs" in result.stderr
+    result = command(*run, "--quiet")
+    assert result.stderr == ""
+    assert "2 of 2 shards done, 3 pairs" in result.stdout
+    assert "left out: empty caption 1" in command("status", out).stdout
+    assert command("verify", out).exit_code == 0
+    page = tmp_path / "audit.html"
+    assert command("audit", out, "--images", source, "--page", page, "--threshold", 0.1).exit_code == 0
+    labels = [{"word": "dogs", "answer": True}, {"word": "coat", "answer": False}]
+    (tmp_path / "answers.json").write_text(json.dumps({"labels": labels}))
+    rows = json.loads(command("audit", out, "--checked", tmp_path / "answers.json", "--json").stdout)
+    assert [(r["word"], r["precision"]) for r in rows] == [("all words", 0.5), ("coat", 0.0), ("dogs", 1.0)]
+    (out / "shards" / "000001.jsonl").write_text("x")
+    result = command("verify", out, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["problems"]
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "message"),
+    [
+        (("run", "no/such/place", "--output", "OUT"), 1, "no/such/place: no such file or folder"),
+        (("run", "IN", "--output", "OUT", "--engine", "spark"), 2, "no engine 'spark': use local or ray"),
+        (("run", "IN", "--output", "OUT", "--chunker", "nltk"), 2, "no chunker 'nltk'"),
+        (("run", "IN", "--output", "IN", "--workers", "0"), 2, "is not empty and holds no labelling run"),
+        (("run", "IN", "--output", "OUT", "--address", "auto", "--workers", "0"), 2, "for the engine 'ray'"),
+        (("run", "IN", "--output", "OUT", "--agreement", "twice", "--workers", "0"), 2, "agreement"),
+        (("run", "IN"), 2, "--output"),
+        (("verify", "IN"), 1, "manifest.json"),
+        (("status", "IN"), 1, "manifest.json"),
+        (("audit", "IN"), 2, "say where the pictures are: --images DIR"),
+    ],
+)
+def test_wrong_use(
+    command: Any, source: Path, tmp_path: Path, args: tuple[str, ...], status: int, message: str
+) -> None:
+    places = {"IN": str(source), "OUT": str(tmp_path / "out")}
+    result = command(*(places.get(a, a) for a in args))
+    assert result.exit_code == status
+    assert message in result.output
+    assert "Traceback" not in result.output

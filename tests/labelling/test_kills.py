@@ -1,0 +1,153 @@
+"""Runs that are killed at random moments give the bytes of an undisturbed one, on processes and on Ray."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from labelling.stub import fast, slow
+
+from openglip.labelling.manifest import Manifest, verify
+from openglip.labelling.run import label
+from openglip.labelling.shards import LabelSettings
+
+RULES = LabelSettings(chunker="rules")
+RUNNER = Path(__file__).with_name("runner.py")
+
+
+@pytest.fixture(scope="module")
+def source(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five times the pictures: 150 pairs, 25 shards."""
+    folder = tmp_path_factory.mktemp("many")
+    for i in range(5):
+        for path in pictures.iterdir():
+            shutil.copy(path, folder / f"{i}-{path.name}")
+    return folder
+
+
+def start(source: Path, output: Path, engine: str = "local", workers: int = 2, *limit: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(RUNNER), str(source), str(output), engine, str(workers), *limit],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def workers_of(process: subprocess.Popen, engine: str) -> list[int]:
+    """Processes of this run that label: its own children, or Ray's, which are children of its raylet."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    parents, words = {int(r[0]): int(r[1]) for r in rows}, {int(r[0]): r[2] for r in rows}
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents and pid != process.pid:
+            pid = parents[pid]
+        return pid == process.pid
+
+    wanted = "ray::_RayWorker" if engine == "ray" else "spawn_main"
+    return [pid for pid in parents if wanted in words[pid] and pid != process.pid and is_ours(pid)]
+
+
+def disturb(source: Path, output: Path, engine: str, kills: int, seed: int) -> list[str]:
+    """Kill main or worker processes until `kills` are done, start again what ended, then let it finish."""
+    generator = random.Random(seed)
+    log = []
+    process = start(source, output, engine)
+    while len(log) < kills:
+        time.sleep(generator.uniform(0.2, 8.0 if engine == "ray" else 4.0))
+        if process.poll() is not None:
+            shutil.rmtree(output)  # it was done: from the start
+            process = start(source, output, engine)
+            continue
+        workers = workers_of(process, engine)
+        if workers and generator.random() < 0.5:
+            os.kill(generator.choice(workers), signal.SIGKILL)
+            log.append("worker")
+        else:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            log.append("main")
+            process = start(source, output, engine)
+    assert process.wait(300) == 0
+    return log
+
+
+def undisturbed(source: Path, output: Path) -> dict[str, bytes]:
+    label(source, output, model=slow, workers=0, shard_size=6, labels=RULES)
+    return tree(output)
+
+
+def compare(source: Path, tmp_path: Path, engine: str, kills: int) -> None:
+    whole = undisturbed(source, tmp_path / "whole")
+    log = disturb(source, tmp_path / "out", engine, kills, seed=kills)
+    assert tree(tmp_path / "out") == whole, log
+    assert verify(tmp_path / "out") == []
+    totals = Manifest.load(tmp_path / "out").totals()
+    assert (totals["pairs"], totals["lines"]) == (150, 115)
+    assert totals["failures"] == {"empty caption": 30, "unreadable picture": 5}
+
+
+def test_one_kill(source: Path, tmp_path: Path) -> None:
+    compare(source, tmp_path, "local", 1)
+
+
+@pytest.mark.slow
+def test_twenty_kills(source: Path, tmp_path: Path) -> None:
+    compare(source, tmp_path, "local", 20)
+
+
+@pytest.mark.slow
+def test_twenty_kills_on_ray(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    compare(source, tmp_path, "ray", 20)
+
+
+@pytest.mark.slow
+def test_a_full_disk(source: Path, tmp_path: Path) -> None:
+    """Shards that could not be written are named, the status is 1; with room again the same command ends well."""
+    process = start(source, tmp_path / "out", "local", 1, "6000")
+    assert process.wait(120) == 1
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert verify(tmp_path / "out")
+    assert start(source, tmp_path / "out", workers=1).wait(120) == 0
+    assert tree(tmp_path / "out") == undisturbed(source, tmp_path / "whole")
+
+
+def test_a_damaged_archive(pictures: Path, tmp_path: Path) -> None:
+    """What can be read of it is labelled, the rest is a failure; one in which nothing can be read is named."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for name in ("a", "b", "c"):
+        with tarfile.open(tars / f"{name}.tar", "w") as tar:
+            for path in sorted(pictures.glob("01?.*")):
+                tar.add(path, path.name)
+    content = (tars / "b.tar").read_bytes()
+    (tars / "b.tar").write_bytes(content[: len(content) // 2])
+    (tars / "c.tar").write_bytes(b"no tar at all" * 100)
+    manifest = label(tars, tmp_path / "out", model=fast, workers=0, labels=RULES)
+    assert list(manifest.failed) == ["c"]
+    assert manifest.shards["a"]["counts"]["lines"] == 8
+    counts = manifest.shards["b"]["counts"]
+    assert 2 <= counts["lines"] <= 5
+    assert counts["failures"]["damaged archive"] == 1
+    assert (tmp_path / "out/failures/b.jsonl").read_text().count("damaged archive: after byte") == 1
+    flipped = bytearray(content)
+    flipped[len(content) // 2 // 512 * 512] ^= 0xFF  # a header that tarfile would take for the end
+    (tars / "b.tar").write_bytes(flipped)
+    redone = label(tars / "b.tar", tmp_path / "again", model=fast, workers=0, labels=RULES)
+    assert redone.totals()["failures"].get("damaged archive", 0) + redone.totals()["lines"] >= 3
