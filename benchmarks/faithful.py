@@ -26,7 +26,8 @@ from openglip.model.dyhead import DyConv
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
 from openglip.model.postprocess import best_candidates, best_with_ties, class_scores, suppress
-from openglip.predict.detector import Detector, native_bf16
+from openglip.predict.detector import Detector
+from openglip.predict.device import native_bf16
 from openglip.prompts.spans import token_map
 from openglip.prompts.tables import read_table
 from openglip.prompts.text import detection_prompt

@@ -209,3 +209,32 @@ def test_bf16_autocast_runs_and_stays_near():
     for a, b in zip(exact[:3], rough[:3], strict=True):
         assert torch.isfinite(b).all()
         assert (a - b.float()).abs().max() < 0.05 * (1 + a.abs().max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (97, 161), (130, 257)])
+def test_fast_path_equals_the_plain_one_at_odd_sizes(height: int, width: int):
+    torch.manual_seed(0)
+    model: GLIP = build("debug").eval()  # type: ignore[assignment]
+    images, ids = torch.randn(2, 3, height, width), torch.tensor([[101, 4937, 1012, 102], [101, 3899, 102, 0]])
+    with torch.no_grad():
+        fast = model(images, ids, ids > 0)
+        plain = model.use_plain()(images, ids, ids > 0)
+    real = (ids > 0)[:, None].expand_as(fast.logits)
+    assert (fast.logits - plain.logits)[real].abs().max() < 1e-4
+    assert (fast.box_regression - plain.box_regression).abs().max() < 1e-4
+    assert (fast.centerness - plain.centerness).abs().max() < 1e-4
+
+
+def test_plain_and_fast_gradients_agree():
+    torch.manual_seed(0)
+    model: GLIP = build("debug").eval()  # type: ignore[assignment]
+    images, ids = torch.randn(1, 3, 65, 97), torch.tensor([[101, 4937, 1012, 3899, 102]])
+    gradients = []
+    for plain in (True, False):
+        model.use_plain(plain).zero_grad()
+        out = model(images, ids, ids > 0)
+        (out.logits.square().mean() + out.box_regression.square().mean() + out.centerness.square().mean()).backward()
+        gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        assert (gradients[1][name] - expected).norm() < 1e-3 * expected.norm() + 1e-7, name

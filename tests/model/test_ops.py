@@ -68,7 +68,11 @@ def test_fast_deformable_convolution_and_its_gradients_equal_the_reference(heigh
     bias = torch.randn(6, dtype=torch.double, requires_grad=True)
     inputs = (x, offset, mask, weight, bias)
     reference = deform_conv_reference(x, offset, mask, weight, bias, stride)
-    fast = deform_conv(x, offset, mask, flat_kernel(weight, x.dtype), bias, stride).unflatten(1, (h, w)).permute(0, 3, 1, 2)
+    fast = (
+        deform_conv(x, offset, mask, flat_kernel(weight, x.dtype), bias, stride)
+        .unflatten(1, (h, w))
+        .permute(0, 3, 1, 2)
+    )
     assert difference(fast, reference) < 1e-4  # sampling positions are computed in float32
     seed = torch.randn_like(reference)
     for a, b in zip(torch.autograd.grad(reference, inputs, seed), torch.autograd.grad(fast, inputs, seed), strict=True):

@@ -27,7 +27,7 @@ def deform_conv_reference(
 
     Returns B x O x h x w. Padding 1. Positions beyond the map contribute zero.
     """
-    return deform_conv2d(x, offset, weight, bias, stride=stride, padding=1, mask=mask)
+    return deform_conv2d(x, offset, weight, bias, stride=(stride, stride), padding=(1, 1), mask=mask)
 
 
 def flat_view(x: Tensor, height: int, width: int) -> Tensor:
@@ -92,6 +92,7 @@ def bilinear_corners(
     right = x - x0
     left = 1 - right
     weights = torch.stack([upper * left, upper * right, lower * left, lower * right], -1)
-    first = ((y0 + 1) * (width + 3) + (x0 + 1)).int()
+    # a position that is not a number has weights that are none either: any row will do, but it has to be a row
+    first = ((y0 + 1) * (width + 3) + (x0 + 1)).nan_to_num_().int()
     corners = torch.tensor([0, 1, width + 3, width + 4], dtype=torch.int32, device=first.device)
     return (first[..., None] + corners).view(-1, 4), weights.view(-1, 4)

@@ -7,7 +7,7 @@ All levels travel as one sequence B x N x C, fine to coarse, rows before columns
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -89,10 +89,14 @@ class DyConv(nn.Module):
         nn.init.normal_(self.AttnConv[1].weight, std=0.01)  # type: ignore[arg-type]
         nn.init.zeros_(self.AttnConv[1].bias)  # type: ignore[arg-type]
 
+    @property
+    def branches(self) -> list[DeformConvNorm]:
+        return cast("list[DeformConvNorm]", list(self.DyConv))
+
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
         """x: B x N x C. Every level reads the block's input, never an updated neighbour. Returns B x N x C."""
         maps = to_maps(x, sizes)
-        kernels = [flat_kernel(module.conv.weight, x.dtype) for module in self.DyConv]
+        kernels = [flat_kernel(branch.conv.weight, x.dtype) for branch in self.branches]
         levels = []
         for i, size in enumerate(sizes):
             offset, mask = self.offset(maps[i]).split([18, 9], 1)
@@ -113,7 +117,7 @@ class DyConv(nn.Module):
         """The definition, step by step, for one level."""
         branches = []
         for j, source, offset, mask in neighbours:
-            module = self.DyConv[j]
+            module = self.branches[j]
             y = deform_conv_reference(source, offset, mask, module.conv.weight, module.conv.bias, 2 if j == 2 else 1)
             y = module.bn(y)
             if j == 0:
@@ -129,10 +133,12 @@ class DyConv(nn.Module):
 
         Pooled values follow from channel means, since everything up to the dynamic ReLU is affine in a channel.
         """
-        attention = self.AttnConv[1]
-        branches, scales, shift, pooled = [], [], 0.0, 0.0
+        attention = cast("nn.Conv2d", self.AttnConv[1])
+        assert attention.bias is not None
+        branches, scales = [], []
+        shift = pooled = neighbours[0][1].new_zeros((), dtype=torch.float32)
         for j, source, offset, mask in neighbours:
-            module = self.DyConv[j]
+            module = self.branches[j]
             y = deform_conv(source, offset, mask, kernels[j], module.conv.bias, 2 if j == 2 else 1)
             scale, offset_, mean = group_norm_affine(y, module.bn)
             if j == 0:

@@ -49,8 +49,10 @@ class FPN(nn.Module):
         pyramid: list[Tensor] = []
         for level, x in reversed(list(zip(self.levels, maps, strict=True))):
             lateral = self.get_submodule(f"fpn_inner{level}")(x)
-            top = inner is None
-            inner = lateral if top else lateral + F.interpolate(inner, lateral.shape[-2:], mode="nearest")
-            merged = inner if top or self.drop_block is None else self.drop_block(inner)
+            if inner is None:
+                merged = inner = lateral
+            else:
+                inner = lateral + F.interpolate(inner, lateral.shape[-2:], mode="nearest")
+                merged = inner if self.drop_block is None else self.drop_block(inner)
             pyramid.insert(0, self.get_submodule(f"fpn_layer{level}")(merged))
         return pyramid + self.top_blocks(pyramid[-1])

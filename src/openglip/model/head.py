@@ -6,7 +6,7 @@ Source: GLIP paper sections 3.1 and 3.3; GLIP_SPEC 5. Attribute names are those 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +131,8 @@ class Head(nn.Module):
             hidden = hidden if self.early_fusion else hidden * text.mask[..., None]
             logits = self.align(x, hidden)
         boxes = _conv1x1(x, self.bbox_pred)
-        parts = [scale.scale * level for scale, level in zip(self.scales, split_levels(boxes, sizes), strict=True)]
+        scales = cast("list[Scale]", list(self.scales))
+        parts = [scale.scale * level for scale, level in zip(scales, split_levels(boxes, sizes), strict=True)]
         return HeadOutputs(logits, torch.cat(parts, 1), _conv1x1(x, self.centerness)[..., 0], sizes)
 
     def align(self, x: Tensor, hidden: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Maps are B x H x W x C inside and B x C x H x W at the outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -212,10 +213,11 @@ class SwinStage(nn.Module):
 
     def _blocks_chunked(self, x: Tensor) -> Tensor:
         b, h, w, c = x.shape
-        plans = {shift: WindowPlan(h, w, self.window, shift, x.device) for shift in {blk.shift for blk in self.blocks}}
+        blocks = cast("list[SwinBlock]", list(self.blocks))
+        plans = {shift: WindowPlan(h, w, self.window, shift, x.device) for shift in {blk.shift for blk in blocks}}
         images = []
         for rows in F.pad(x.view(b, h * w, c), (0, 0, 0, 1)):
-            for block in self.blocks:
+            for block in blocks:
                 rows = block.forward_chunked(rows, plans[block.shift])
             images.append(rows[:-1].view(h, w, c))
         return torch.stack(images)

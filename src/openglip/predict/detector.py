@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,12 +19,12 @@ from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
 from openglip.images.read import ImageSource, describe, read_image
 from openglip.model.head import HeadOutputs
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
+from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
 from openglip.predict.text import EncodedText, TextEncoder, stack
 from openglip.prompts.text import part_names
 from openglip.structures.detections import Detections
 
 OnError = Literal["raise", "record"]
-Precision = Literal["fp32", "bf16", "auto"]
 Threshold: TypeAlias = "float | Sequence[float] | dict[str, float] | None"
 
 # Network pixels of one batch on a CPU: one GLIP image of 800 x 1344, or eight of the embedded model's size.
@@ -130,7 +129,7 @@ class Detector:
         """
         single = is_single(images)
         found = self.stream(
-            [images] if single else cast("Iterable[ImageLike]", images),
+            as_images(images),
             categories,
             threshold=threshold,
             top_k=top_k,
@@ -168,7 +167,7 @@ class Detector:
         """
         single = is_single(images)
         found = self.stream(
-            [images] if single else cast("Iterable[ImageLike]", images),
+            as_images(images),
             captions=captions,
             phrases=[phrases] if single and phrases is not None and not isinstance(captions, str) else phrases,
             threshold=threshold,
@@ -213,9 +212,13 @@ class Detector:
         return self._stream(iter(images), texts, settings)
 
     @overload
-    def encode(self, images: ImageSource, **sides: int | None) -> EncodedImage: ...
+    def encode(
+        self, images: ImageSource, *, short_side: int | None = None, max_side: int | None = None
+    ) -> EncodedImage: ...
     @overload
-    def encode(self, images: Iterable[ImageSource], **sides: int | None) -> list[EncodedImage]: ...
+    def encode(
+        self, images: Iterable[ImageSource], *, short_side: int | None = None, max_side: int | None = None
+    ) -> list[EncodedImage]: ...
     def encode(self, images: Any, *, short_side: int | None = None, max_side: int | None = None) -> Any:
         """What can be reused of images for many prompts; with fusion that is backbone and pyramid only."""
         preparation = self._preparation(short_side, max_side)
@@ -445,44 +448,6 @@ def load(
     return Detector(load_model(name, weights), device=device, precision=precision)
 
 
-def pick_device(device: str | torch.device) -> torch.device:
-    """The device by name; "auto": CUDA where there is one, else the CPU. Raises ConfigError."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {str(device)!r} can't be used: {str(error).splitlines()[0]}") from error
-    return picked
-
-
-def pick_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """ "auto" means bf16 where the processor computes it natively (AVX512-BF16, AMX; CUDA from Ampere on)."""
-    if precision not in ("fp32", "bf16", "auto"):
-        raise ConfigError(f"precision is {precision!r}; it must be 'fp32', 'bf16' or 'auto'")
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if device.type == "cpu" and native_bf16() else "fp32"
-
-
-def half_copy(model: nn.Module) -> nn.Module:
-    """A copy whose matrices are bf16, so that autocast need not cast them at every call; norms stay float32."""
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            module.to(torch.bfloat16)
-    return model
-
-
-def native_bf16() -> bool:
-    """Whether this CPU multiplies bf16 natively, as far as torch can tell."""
-    checks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
-    return any(check() for check in checks if check is not None)
-
-
 def is_single(images: Any) -> bool:
     """Whether this is one image. Raises ImageError for a four-dimensional array."""
     if getattr(images, "ndim", 0) == 4:
@@ -492,6 +457,11 @@ def is_single(images: Any) -> bool:
         or hasattr(images, "ndim")
         or not isinstance(images, Iterable)
     )
+
+
+def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """One image as a list of one; several as they are."""
+    return [cast("ImageLike", images)] if is_single(images) else cast("Iterable[ImageLike]", images)
 
 
 def _is_nested(phrases: list[Any]) -> bool:
