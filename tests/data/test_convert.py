@@ -46,7 +46,7 @@ def written(name, samples, folder):
     """What a writer wrote, read back; and what it said it lost."""
     out = folder / "out" / {"coco": "o.json", "odvg": "o.jsonl", "label-studio": "o.json"}.get(name, "set")
     lost = WRITERS[name](samples, out)
-    _, splits = open_splits(out)
+    splits = open_splits(out)
     findings = Findings()
     (read,) = splits.values()
     found = list(read(findings))
@@ -112,7 +112,7 @@ def test_splits_go_to_their_places(detection, folder):
         WRITERS["coco"](detection, folder / "coco" / f"{split}.json")
     done = convert(folder / "coco", folder / "yolo", format="yolo")
     assert (done.samples, done.lost, done.findings) == (6, {}, [])
-    _, splits = open_splits(folder / "yolo")
+    splits = open_splits(folder / "yolo")
     assert {name: len(list(read(Findings()))) for name, read in splits.items()} == {"train": 3, "val": 3}
     done = convert(folder / "yolo", folder / "back", format="coco", source_format="yolo")
     assert sorted(done.written.values()) == [str(folder / "back" / f"{s}.json") for s in ("train", "val")]

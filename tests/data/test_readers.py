@@ -51,8 +51,8 @@ def write(path, content):
 
 def sniffed(path):
     """Samples of a path by format and split, as `open_splits` finds them."""
-    name, splits = open_splits(path)
-    return name, {split: list(read(Findings())) for split, read in splits.items()}
+    splits = open_splits(path)
+    return next(iter(splits.values())).format, {split: list(read(Findings())) for split, read in splits.items()}
 
 
 def test_lvis(tmp_path):

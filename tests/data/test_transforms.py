@@ -35,6 +35,14 @@ def test_training_boxes_are_the_official_ones(case):
     assert [plain[i][0] for i in rows] == PROMPTS["boxes"][0]["kept_ids"]
 
 
+def test_inclusive_corners_are_only_clipped():
+    boxes, rows = training_boxes(
+        np.array([[10, 20, 30, 40], [90, 5, 110, 99], [5, 5, 5, 9]], np.float32), (80, 100), True
+    )
+    np.testing.assert_array_equal(boxes, [[10, 20, 30, 40], [90, 5, 99, 79]])
+    assert rows.tolist() == [0, 1]
+
+
 def test_resize_rule_and_box_scaling_are_the_official_ones():
     golden = PROMPTS["box_transforms"]
     before = view([golden["box"]])

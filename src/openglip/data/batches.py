@@ -93,7 +93,7 @@ class Views(Dataset[Example]):
                 if sample.labels is None and not len(sample):
                     continue
                 image, sample = self._loaded(row, sample, rng)
-                view = make_view(image, sample, source.prompt, rng, numpy_rng)
+                view = make_view(image, sample, source.prompt, rng, numpy_rng, inclusive=source.inclusive)
                 return Example(compose(self.transforms, view, rng), source.name, sample.image_id, tuple(failures))
             except (ImageError, DataError) as error:
                 failures.append(str(error))

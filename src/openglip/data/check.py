@@ -73,8 +73,8 @@ def check(
     findings, counts = Findings(), {"images": 0, "boxes": 0}
     splits = _named_splits(path, format, images, against or {})
     seen: dict[str, _Seen] = {}
-    for name, (format_name, split) in splits.items():
-        seen[name] = _check_split(name, format_name, split, findings, counts, threads)
+    for name, split in splits.items():
+        seen[name] = _check_split(split, findings, counts, threads)
     names = list(seen)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
@@ -84,31 +84,28 @@ def check(
 
 def _named_splits(
     path: StrPath, format: str | None, images: StrPath | None, against: Mapping[str, StrPath]
-) -> dict[str, tuple[str, Split]]:
-    format_name, opened = open_splits(path, format, images)
-    splits = {name: (format_name, split) for name, split in opened.items()}
+) -> dict[str, Split]:
+    splits = open_splits(path, format, images)
     for given, other in against.items():
-        other_format, others = open_splits(other, None, None)
+        others = open_splits(other)
         for name, split in others.items():
-            splits[given if len(others) == 1 else f"{given}/{name}"] = other_format, split
+            splits[given if len(others) == 1 else f"{given}/{name}"] = split
     return splits
 
 
-def _check_split(
-    name: str, format_name: str, split: Split, findings: Findings, counts: dict[str, int], threads: int
-) -> _Seen:
+def _check_split(split: Split, findings: Findings, counts: dict[str, int], threads: int) -> _Seen:
     seen, files, vocabularies = _Seen(), dict[str, Sample](), set[tuple[str, ...]]()
-    for sample in _readable(split, name, findings):
+    for sample in _readable(split, findings):
         counts["boxes"] += len(sample)
         file = _file(sample.image, sample.image_id)
-        if sample.image_id in seen.files and format_name not in REPEATED and sample.labels is not None:
+        if sample.image_id in seen.files and split.format not in REPEATED and sample.labels is not None:
             findings.add("duplicate_id", file, sample.image_id, f"two pictures have the id {sample.image_id!r}")
         seen.ids.append(sample.image_id)
         seen.files.setdefault(sample.image_id, file)
         files.setdefault(file, sample)
         if sample.categories is not None and sample.categories not in vocabularies:
             vocabularies.add(sample.categories)
-            _check_names(sample.categories, name, findings)
+            _check_names(sample.categories, split.path, findings)
     counts["images"] += len(files)
     with ThreadPoolExecutor(threads) as pool:
         for file, found in zip(files, pool.map(_opened, files.values()), strict=True):
@@ -117,7 +114,7 @@ def _check_split(
                 findings.add(found.kind, found.file, found.id, found.message)
                 continue
             size, content = found
-            fits = same_aspect(size, sample.size) if format_name in SCALED else size == sample.size
+            fits = same_aspect(size, sample.size) if split.format in SCALED else size == sample.size
             if not fits:
                 text = f"the picture is {size[1]} x {size[0]}, the annotation says {sample.size[1]} x {sample.size[0]}"
                 turned = " (turned?)" if size == sample.size[::-1] else ""
@@ -126,7 +123,7 @@ def _check_split(
     return seen
 
 
-def _readable(split: Split, name: str, findings: Findings) -> Iterator[Sample]:
+def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
     """The samples of a split; an error of the reader becomes a finding."""
     try:
         samples: Iterable[Sample] = split(findings)
@@ -135,11 +132,11 @@ def _readable(split: Split, name: str, findings: Findings) -> Iterator[Sample]:
                 try:
                     yield samples[i]
                 except DataError as error:
-                    findings.add("malformed", name, i, str(error))
+                    findings.add("malformed", split.path, i, str(error))
         else:
             yield from samples
     except DataError as error:
-        findings.add("unparsable", str(error).partition(": ")[0], None, str(error))
+        findings.add("unparsable", split.path, None, str(error))
 
 
 def _opened(sample: Sample) -> tuple[tuple[int, int], Fingerprint] | Finding:
@@ -161,16 +158,16 @@ def fingerprint(image: np.ndarray) -> Fingerprint:
     return Fingerprint(digest, (steps[:, 1:] > steps[:, :-1]).ravel(), thumbnail)
 
 
-def _check_names(names: tuple[str, ...], split: str, findings: Findings) -> None:
+def _check_names(names: tuple[str, ...], file: object, findings: Findings) -> None:
     cleaned: dict[str, list[str]] = defaultdict(list)
     for name in names:
         cleaned[clean_name(name).strip().casefold()].append(name)
     for text, own in cleaned.items():
         if not text:
-            findings.add("empty_name", split, own[0], f"nothing is left of the name {own[0]!r} after cleaning")
+            findings.add("empty_name", file, own[0], f"nothing is left of the name {own[0]!r} after cleaning")
         elif len(own) > 1:
             listed = " and ".join(repr(name) for name in own)
-            findings.add("colliding_names", split, own[0], f"the model can't tell apart {listed}: both read {text!r}")
+            findings.add("colliding_names", file, own[0], f"the model can't tell apart {listed}: both read {text!r}")
 
 
 def _check_leakage(one: str, first: _Seen, other: str, second: _Seen, findings: Findings) -> None:

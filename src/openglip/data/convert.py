@@ -50,7 +50,7 @@ def convert(
         raise ConfigError(f"{out}: can't write {name or 'it'}: give the format, one of {', '.join(WRITERS)}")
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ConfigError(f"{out} is there already: give another place")
-    _, splits = open_splits(path, source_format, images)
+    splits = open_splits(path, source_format, images)
     if len(splits) > 1 and target.suffix:
         raise ConfigError(f"{path} has {len(splits)} splits ({', '.join(splits)}): give a folder instead of {out}")
     findings, written, lost, samples = Findings(), dict[str, str](), dict[str, int](), 0

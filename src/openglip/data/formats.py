@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from openglip.data.files import StrPath, read_json
@@ -26,7 +27,19 @@ from openglip.errors import ConfigError, DataError
 from openglip.structures.sample import Sample
 
 Reader = Callable[[Path, StrPath | None, Findings], Iterable[Sample]]
-Split = Callable[[Findings], Iterable[Sample]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """A part of a data set that is not read yet; called with a collector of findings it gives its samples."""
+
+    format: str
+    path: Path
+    read: Callable[[Findings], Iterable[Sample]]
+
+    def __call__(self, findings: Findings) -> Iterable[Sample]:
+        return self.read(findings)
+
 
 READERS: dict[str, Reader] = {
     "coco": lambda path, images, findings: read_coco(path, images, findings=findings),
@@ -49,10 +62,8 @@ READERS: dict[str, Reader] = {
 }
 
 
-def open_splits(
-    path: StrPath, format: str | None = None, images: StrPath | None = None
-) -> tuple[str, dict[str, Split]]:
-    """The format of a path, and its splits by name, each read when called with a collector of findings.
+def open_splits(path: StrPath, format: str | None = None, images: StrPath | None = None) -> dict[str, Split]:
+    """The splits of a path by their names.
 
     A folder may hold several splits (train.json and val.json, YOLO's yaml, folders train and val); a file is one, named
     after itself. Raises DataError when nothing is there, ConfigError when the format is unknown or can't be told.
@@ -68,13 +79,12 @@ def open_splits(
         if not parts:
             raise ConfigError(f"{path}: can't tell the format, give one of {', '.join(READERS)}")
         opened = {key: open_splits(part, None, images) for key, part in parts.items()}
-        splits = {
+        return {
             key if len(own) == 1 else f"{key}/{inner}": split
-            for key, (_, own) in opened.items()
+            for key, own in opened.items()
             for inner, split in own.items()
         }
-        return " and ".join(sorted({found for found, _ in opened.values()})), splits
-    return name, _splits(name, place, images)
+    return {key: Split(name, place, read) for key, read in _splits(name, place, images).items()}
 
 
 def sniff(path: Path) -> str | None:
@@ -141,7 +151,7 @@ def _parts(path: Path) -> dict[str, Path]:
     return found or {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and (_sniff_folder(p) or _parts(p))}
 
 
-def _splits(name: str, path: Path, images: StrPath | None) -> dict[str, Split]:
+def _splits(name: str, path: Path, images: StrPath | None) -> dict[str, Callable[[Findings], Iterable[Sample]]]:
     if name == "yolo":
         file = yolo_yaml(path)
         present = [split for split in SPLITS if read_yaml(file).get(split)]

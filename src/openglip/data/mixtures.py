@@ -26,6 +26,7 @@ class Source:
 
     copies: passes in one epoch; of a fraction, each epoch draws other samples. repeats: per sample a factor on top
     (`repeat_factors`), drawn anew each epoch. mosaic: the chance that a picture is joined from four of this source.
+    inclusive: see `training_boxes`; true for the official TSV files.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     copies: float = 1.0
     repeats: np.ndarray | None = None
     mosaic: float = 0.0
+    inclusive: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.samples):

@@ -62,7 +62,7 @@ def render_splits(
 
     Samples are chosen while the split is read once, so no set is too large. Raises as `open_splits`.
     """
-    _, splits = open_splits(path, format, images)
+    splits = open_splits(path, format, images)
     for split, read in splits.items():
         for place, sample in enumerate(_chosen(read(Findings(keep=False)), number, seed)):
             file = Path(output) / split / f"{place:03d}.jpg"

@@ -74,23 +74,31 @@ def same_aspect(stored: tuple[int, int], annotated: tuple[int, int]) -> bool:
     return all(abs(side - factor * other) <= 1.0 for side, other in zip(stored, annotated, strict=True))
 
 
-def training_boxes(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def training_boxes(boxes: np.ndarray, size: tuple[int, int], inclusive: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Plain xyxy boxes with inclusive corners inside a picture of `size`, and their rows in the input.
 
-    What is one pixel wide or high vanishes, as in the official code.
+    What is one pixel wide or high vanishes, as in the official code. inclusive: the corners are so already (the
+    official code takes those of its TSV files as they stand).
     """
     height, width = size
-    inclusive = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
-    inclusive = bx.clip(inclusive, height - 1, width - 1)
-    keep = (inclusive[:, 2:] > inclusive[:, :2]).all(1)
-    return inclusive[keep], np.flatnonzero(keep)
+    if not inclusive:
+        boxes = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
+    boxes = bx.clip(boxes, height - 1, width - 1)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return boxes[keep], np.flatnonzero(keep)
 
 
 def make_view(
-    image: np.ndarray, sample: Sample, prompt: PromptFunction, rng: random.Random, numpy_rng: np.random.RandomState
+    image: np.ndarray,
+    sample: Sample,
+    prompt: PromptFunction,
+    rng: random.Random,
+    numpy_rng: np.random.RandomState,
+    *,
+    inclusive: bool = False,
 ) -> View:
     """Picture, boxes and prompt of a loaded sample; boxes of one pixel are left out before the prompt is made."""
-    boxes, rows = training_boxes(sample.boxes, sample.size)
+    boxes, rows = training_boxes(sample.boxes, sample.size, inclusive)
     if len(rows) < len(sample):
         sample = dataclasses.replace(sample, **sample.select(rows))  # type: ignore[arg-type]
     words = prompt(sample, rng, numpy_rng)

@@ -36,7 +36,7 @@ def read_custom(
         if isinstance(source, (str, PathLike)):
             annotations = replace(annotations, place=str(source))
         return replace(annotations, judged=_judged_by_source(data, annotations)), {}
-    _, splits = open_splits(source, images=images)
+    splits = open_splits(source, images=images)
     if split is None and len(splits) > 1:
         raise ConfigError(f"{source} holds {', '.join(splits)}: name one with split")
     chosen = split or next(iter(splits))
