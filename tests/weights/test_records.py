@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from openglip import ConfigError
 from openglip.model.builders import MODELS
@@ -32,10 +34,11 @@ def test_parameter_counts_are_those_of_the_official_code(goldens: Path) -> None:
         assert RECORDS[name].parameters == counted
 
 
-def test_pixel_statistics_are_those_of_the_model() -> None:
-    model = MODELS["debug"]()
-    assert model.preparation.mean == RECORDS["glip-t"].mean
-    assert model.preparation.std == RECORDS["glip-t"].std
+@pytest.mark.parametrize("name", ["debug", "nano", "dyhead-t"])
+def test_pixel_statistics_are_those_of_the_model(name: str) -> None:
+    with torch.device("meta"):
+        preparation: Any = MODELS[name]().preparation
+    assert (preparation.mean, preparation.std, preparation.bgr) == (RECORDS[name].mean, RECORDS[name].std, True)
 
 
 def test_a_file_name_finds_its_model_and_a_wrong_name_its_neighbour() -> None:

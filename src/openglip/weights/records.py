@@ -82,6 +82,8 @@ _RECORDS = (
         data=("see the model card: docs/nano.md",),
         about="the embedded model: small, one image in a fraction of a second on a CPU, no download",
         embedded=("nano-text.safetensors", "nano-vision.safetensors"),
+        mean=(114.0, 114.0, 114.0),
+        std=(1.0, 1.0, 1.0),
     ),
     WeightsRecord(
         model="debug",
