@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, TypeAlias, cast, overload
@@ -205,10 +205,11 @@ class Detector:
         settings = _Settings(
             threshold, top_k, nms_iou, class_agnostic, self._preparation(short_side, max_side), batch_size, on_error
         )
+        count = len(images) if isinstance(images, Sized) else None
         if captions is None:
-            texts = self._category_texts(categories, distractors, chunk_size)
+            texts = self._category_texts(categories, distractors, chunk_size, count)
         else:
-            texts = self._caption_texts(captions, phrases)
+            texts = self._caption_texts(captions, phrases, count)
         return self._stream(iter(images), texts, settings)
 
     @overload
@@ -240,7 +241,7 @@ class Detector:
     # ---- words
 
     def _category_texts(
-        self, categories: Any, distractors: Sequence[str], chunk_size: int | None
+        self, categories: Any, distractors: Sequence[str], chunk_size: int | None, count: int | None
     ) -> Iterator[EncodedText]:
         """An endless or per-image series of encoded vocabularies."""
 
@@ -256,7 +257,9 @@ class Detector:
             return _forever(encode(items))  # names; one that is no string is refused with its position
         return (encode(item) for item in items)
 
-    def _caption_texts(self, captions: str | Iterable[str], phrases: Iterable[Any] | None) -> Iterator[EncodedText]:
+    def _caption_texts(
+        self, captions: str | Iterable[str], phrases: Iterable[Any] | None, count: int | None
+    ) -> Iterator[EncodedText]:
         per_image = None if phrases is None else list(phrases)
         if isinstance(captions, str):
             if per_image is None or not _is_nested(per_image):
@@ -264,6 +267,7 @@ class Detector:
                     return _forever(self._text.caption(captions, per_image))
             captions = [captions] * len(per_image)
         captions = list(captions)
+        _check_count(len(captions), "captions", count)
         if per_image is not None and len(per_image) != len(captions):
             raise PromptError(
                 f"{len(captions)} captions but {len(per_image)} lists of phrases: give one list per caption"
@@ -462,6 +466,11 @@ def is_single(images: Any) -> bool:
 def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """One image as a list of one; several as they are."""
     return [cast("ImageLike", images)] if is_single(images) else cast("Iterable[ImageLike]", images)
+
+
+def _check_count(given: int, what: str, images: int | None) -> None:
+    if images is not None and given != images:
+        raise PromptError(f"{given} {what} for {images} images: give one per image, or one for all")
 
 
 def _is_nested(phrases: list[Any]) -> bool:
