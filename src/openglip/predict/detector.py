@@ -255,6 +255,7 @@ class Detector:
         items = list(categories)
         if not items or not all(isinstance(item, (list, tuple, EncodedText)) for item in items):
             return _forever(encode(items))  # names; one that is no string is refused with its position
+        _check_count(len(items), "lists of categories", count)
         return (encode(item) for item in items)
 
     def _caption_texts(
