@@ -60,12 +60,20 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, kernel: Tensor, bias: T
     position = torch.arange(h * w, device=x.device)
     rows = (position // w * stride)[:, None] + torch.arange(3, device=x.device).repeat_interleave(3) - 1  # P 9
     columns = (position % w * stride)[:, None] + torch.arange(3, device=x.device).repeat(3) - 1
-    step = h * w if torch.is_grad_enabled() else CHUNK
+    if torch.is_grad_enabled():  # all images at once: the many small operations of the backward pass are shared
+        indices, weights = bilinear_corners(
+            offset.flatten(0, 1), mask.flatten(0, 1), rows.repeat(b, 1), columns.repeat(b, 1), height, width
+        )
+        image = torch.arange(b, dtype=indices.dtype, device=x.device).view(b, 1, 1)
+        indices = (indices.view(b, -1, 4) + image * table.shape[1]).view(-1, 4)
+        table = table.flatten(0, 1)
+        sampled = F.embedding_bag(indices, table, per_sample_weights=weights.to(table.dtype), mode="sum")
+        return linear(sampled.view(b, h * w, -1), kernel, bias)
     images = []
     for i in range(b):
         parts = []
-        for start in range(0, h * w, step):
-            part = slice(start, start + step)
+        for start in range(0, h * w, CHUNK):
+            part = slice(start, start + CHUNK)
             indices, weights = bilinear_corners(
                 offset[i, part], mask[i, part], rows[part], columns[part], height, width
             )
