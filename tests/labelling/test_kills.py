@@ -34,7 +34,8 @@ def source(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(source: Path, output: Path, engine: str = "local", workers: int = 2, *limit: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    places = [str(RUNNER.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in places if p)}
     return subprocess.Popen(
         [sys.executable, str(RUNNER), str(source), str(output), engine, str(workers), *limit],
         env=environment,

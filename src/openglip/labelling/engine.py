@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -199,20 +200,24 @@ class _Beat:
 # --- Ray -----------------------------------------------------------------------------------------------------------
 
 
+def _why(error: Exception) -> str:
+    """Ray's errors are pages; their last lines say what happened."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+
+
 class _RayWorker:
-    def __init__(self, job: Job) -> None:
+    """job: pickled, so that a job which can't be loaded is an answer and not one dead worker after the other."""
+
+    def __init__(self, job: bytes) -> None:
         self.job = job
         self.work: Work | None = None
 
-    def pid(self) -> int:
-        return os.getpid()
-
     def do(self, shard: Shard) -> tuple[str, Any]:
         try:
-            self.work = self.work or self.job.worker()
-        except (OpenGLIPError, OSError, RuntimeError) as error:
+            work = self.work = self.work or pickle.loads(self.job).worker()
+        except (OpenGLIPError, OSError, RuntimeError, ImportError, AttributeError) as error:
             return "fatal", f"a worker could not start: {error}"
-        return do_shard(self.work, shard, lambda pairs: None)
+        return do_shard(work, shard, lambda pairs: None)
 
 
 def on_ray(
@@ -233,13 +238,13 @@ def on_ray(
         here = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
     actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_RayWorker)
-    queue = _Queue(shards)
+    queue, pickled = _Queue(shards), pickle.dumps(job)
     busy: dict[Any, tuple[Any, Shard]] = {}
     idle: list[Any] = []
     try:
         while queue.waiting or busy:
             while queue.waiting and len(busy) < workers:
-                actor = idle.pop() if idle else actor_class.remote(job)
+                actor = idle.pop() if idle else actor_class.remote(pickled)
                 shard = queue.waiting.popleft()
                 busy[actor.do.remote(shard)] = (actor, shard)
             for future in ray.wait(list(busy), timeout=5)[0]:
@@ -247,7 +252,7 @@ def on_ray(
                 try:
                     answer = ray.get(future)
                 except RayError as error:
-                    outcome = queue.died(shard, type(error).__name__)
+                    outcome = queue.died(shard, _why(error))
                 else:
                     idle.append(actor)
                     outcome = queue.answered(shard, *answer)
