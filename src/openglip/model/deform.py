@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from openglip.model.linear import linear
+from openglip.model.linear import in_chunks, linear
 
 TAPS = 9
 # Output positions that are sampled and multiplied at once without gradients: 1,024 x 9 x 256 floats are 9 MB, which
@@ -60,7 +60,7 @@ def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, kernel: Tensor, bias: T
     position = torch.arange(h * w, device=x.device)
     rows = (position // w * stride)[:, None] + torch.arange(3, device=x.device).repeat_interleave(3) - 1  # P 9
     columns = (position % w * stride)[:, None] + torch.arange(3, device=x.device).repeat(3) - 1
-    if torch.is_grad_enabled():  # all images at once: the many small operations of the backward pass are shared
+    if not in_chunks(x):  # all images at once: the many small operations are shared
         indices, weights = bilinear_corners(
             offset.flatten(0, 1), mask.flatten(0, 1), rows.repeat(b, 1), columns.repeat(b, 1), height, width
         )

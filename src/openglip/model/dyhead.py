@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.deform import CHUNK, deform_conv, deform_conv_reference, flat_kernel, flat_view
+from openglip.model.linear import in_chunks
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -155,7 +156,7 @@ class DyConv(nn.Module):
         a1, b1, a2, b2 = (c[:, None] for c in self.relu.coefficients(pooled))
         # Both linear pieces applied to the sum of branches, so that no intermediate map is written.
         pieces = [([s * a for s in scales], shift[:, None] * a + b) for a, b in ((a1, b1), (a2, b2))]
-        step = size[0] * size[1] if torch.is_grad_enabled() else CHUNK
+        step = CHUNK if in_chunks(shift) else size[0] * size[1]
         parts = []
         for start in range(0, size[0] * size[1], step):
             rows = [y[:, start : start + step] for y in branches]
@@ -178,7 +179,7 @@ def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Te
     Returns scale, shift and the channel means of y, B x C each. The moments are exact, from chunks that fit the cache.
     """
     b, n, c = y.shape
-    step = n if torch.is_grad_enabled() else CHUNK
+    step = CHUNK if in_chunks(y) else n
     counts, means, squares = [], [], []
     for start in range(0, n, step):
         rows = y[:, start : start + step].float()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.bert import LIMIT
-from openglip.model.linear import linear
+from openglip.model.linear import in_chunks, linear
 
 # Image rows that are attended at once without gradients; the logits of 1,024 rows and 8 x 194 columns are 6 MB.
 CHUNK = 1024
@@ -50,7 +50,7 @@ class BiAttention(nn.Module):
         """v: B x N x image_dim; l: B x L x text_dim; mask: B x L bool. Returns the two updates, shaped as v and l."""
         if self.plain:
             return self.attend(v, l, mask)
-        if torch.is_grad_enabled():
+        if not in_chunks(v):
             return self.attend_folded(v, l, mask)
         parts = [self._attend_chunked(v[i], l[i], mask[i]) for i in range(len(v))]
         return torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])

@@ -26,8 +26,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def chunk_of(x: Tensor, rows: int, every: int) -> int:
-    """How many of `every` rows to work on at once: `rows` on a CPU without gradients, where a chunk stays in the cache
-    and intermediate results need no memory; else all, since the backward pass keeps them and launches cost more.
+def in_chunks(x: Tensor) -> bool:
+    """Whether to work on some rows at a time: on a CPU without gradients, where a chunk stays in the cache and
+    intermediate results need no memory. The backward pass keeps them anyway, and elsewhere launches cost more.
     """
-    return rows if x.device.type == "cpu" and not torch.is_grad_enabled() else every
+    return x.device.type == "cpu" and not torch.is_grad_enabled()

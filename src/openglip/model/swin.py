@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from openglip.model.linear import linear
+from openglip.model.linear import in_chunks, linear
 
 # Values of the residual stream that a chunk of windows holds without gradients: 3.2 MB, and four times that in the MLP.
 CHUNK_VALUES = 800_000
@@ -202,7 +202,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the stage's own map and the input of the next stage."""
-        if not (self.plain or torch.is_grad_enabled()) and x.device.type == "cpu":
+        if in_chunks(x) and not self.plain:
             x = self._blocks_chunked(x)
         else:
             h, w = (-(-side // self.window) * self.window for side in x.shape[1:3])
