@@ -230,9 +230,12 @@ def _tag_chunks(document: Doc) -> list[Span]:
 
 
 def _merge_of(caption: str, spans: list[Span]) -> list[Span]:
-    """Join "a group" and "people" of "a group of people": it is one thing to look for."""
+    """Join "a group" and "people" of "a group of people", one thing to look for; drop "front" of "in front of"."""
     merged: list[Span] = []
+    fixed = [m.span() for m in _FIXED.finditer(caption)]
     for begin, end in spans:
+        if any(b <= begin and end <= e for b, e in fixed):
+            continue
         if merged and caption[merged[-1][1] : begin].lower() == " of ":
             head = caption[slice(*merged[-1])].split()[-1].lower()
             if head in _COLLECTIVE or head.removesuffix("s") in _COLLECTIVE:
