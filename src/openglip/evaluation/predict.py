@@ -166,30 +166,30 @@ def state_sha256(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def rank_and_size() -> tuple[int, int]:
-    """This process among those that torchrun started, and their number."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share a run. barrier: waits until all have come there."""
+
+    rank: int = 0
+    size: int = 1
+    barrier: Callable[[], None] = lambda: None
 
 
 @contextmanager
-def processes() -> Iterator[Callable[[], None]]:
-    """A barrier for the processes of one run; alone, it does nothing."""
-    if rank_and_size()[1] == 1:
-        yield lambda: None
+def processes() -> Iterator[Processes]:
+    """The processes that torchrun started for this run.
+
+    Inside a training that has a process group already, the process that evaluates does so alone.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or distributed.is_initialized():
+        yield Processes()
         return
-    own = not distributed.is_initialized()
-    if own:
-        distributed.init_process_group("gloo", timeout=timedelta(days=2))
-    group = distributed.new_group(backend="gloo", timeout=timedelta(days=2))
-
-    def barrier() -> None:
-        distributed.barrier(group)  # type: ignore[arg-type]
-
+    distributed.init_process_group("gloo", timeout=timedelta(days=2))
     try:
-        yield barrier
+        yield Processes(distributed.get_rank(), size, distributed.barrier)  # type: ignore[arg-type]
     finally:
-        if own:
-            distributed.destroy_process_group()
+        distributed.destroy_process_group()
 
 
 def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
@@ -213,30 +213,29 @@ def predict(
     ask: Ask,
     detector: Detector,
     folder: Path,
-    barrier: Callable[[], None],
+    group: Processes,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Predictions of all pictures in `folder/NAME.json`; what an earlier run left in `folder/parts` is not done again.
 
     progress: called with name, pictures done, pictures in all.
     """
-    rank, size = rank_and_size()
     parts = [folder / "parts" / f"{name}-{n:05d}.json" for n in range(-(-len(pictures) // PART))]
     for number, path in enumerate(parts):
-        if number % size == rank and not path.is_file():
+        if number % group.size == group.rank and not path.is_file():
             rows = [row for found in ask(detector, pictures[number * PART : (number + 1) * PART]) for row in found]
             with whole_file(path) as file:
                 json.dump(rows, file)
-        if progress and rank == 0:
+        if progress and group.rank == 0:
             progress(name, min((number + 1) * PART, len(pictures)), len(pictures))
-    barrier()
+    group.barrier()
     whole = folder / f"{name}.json"
-    if rank == 0:
+    if group.rank == 0:
         with whole_file(whole) as file:
             file.write("[")
             texts = (path.read_text("utf-8")[1:-1] for path in parts)
             for i, text in enumerate(t for t in texts if t):
                 file.write((",\n" if i else "\n") + text)
             file.write("\n]\n")
-    barrier()
+    group.barrier()
     return whole

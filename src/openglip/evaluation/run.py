@@ -140,14 +140,10 @@ def _with_model(
         find_pictures,
         predict,
         processes,
-        rank_and_size,
         state_sha256,
     )
     from openglip.predict.detector import Detector, load
 
-    rank, size = rank_and_size()
-    if size > 1 and output is None:
-        raise ConfigError("several processes need an output folder to meet in")
     detector = model if isinstance(model, Detector) else load(str(model), weights, device=device, precision=precision)
     file_hash, known = _weights(model, weights) if not isinstance(model, Detector) else (None, None)
     asked = [dict(task.asked) for task in tasks]
@@ -166,18 +162,20 @@ def _with_model(
     for free in ("model", "weights", "threads"):
         settings.pop(free)
     with ExitStack() as stack:
+        group = stack.enter_context(processes())
+        if group.size > 1 and output is None:
+            raise ConfigError("several processes need an output folder to meet in")
         folder = Path(output if output is not None else stack.enter_context(tempfile.TemporaryDirectory()))
-        barrier = stack.enter_context(processes())
-        if rank == 0:
+        if group.rank == 0:
             check_settings(folder, settings)
-        barrier()
+        group.barrier()
         sources = []
         for task in tasks:
             place = task.folder or images
             found = find_pictures(place, task.files, task.about, task.pictures, any_suffix=task.any_suffix)
-            sources.append(predict(task.name, found, task.ask(), detector, folder, barrier, progress))
-        report = judge(sources, about, training_data or known) if rank == 0 else None
-        barrier()
+            sources.append(predict(task.name, found, task.ask(), detector, folder, group, progress))
+        report = judge(sources, about, training_data or known) if group.rank == 0 else None
+        group.barrier()
         return report or read_report(folder)
 
 
@@ -197,7 +195,7 @@ def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingD
     else:
         files = [path] if (path := cached(record)) else []
     listed = next((data for path in files if (data := read_info(path).get("training_data"))), None)
-    if listed is None and record is not None and weights is None:
+    if listed is None and record is not None and weights is None and not record.embedded:
         listed = record.data
     hashes = [str(sha256(path)) for path in files]
     digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
