@@ -42,9 +42,9 @@ def usable_spans(spans: object, caption: str, findings: Findings, file: object, 
         findings.add("span_outside", file, id, f"spans are no list: {spans!r:.60}")
         return usable
     for span in spans:
-        well_formed = isinstance(span, list | tuple) and len(span) == 2 and all(isinstance(x, int) for x in span)
-        if well_formed and 0 <= span[0] < span[1] <= len(caption):
-            usable.append((span[0], span[1]))
+        ends = numbers(span, 2)
+        if ends is not None and 0 <= ends[0] < ends[1] <= len(caption) and all(e == int(e) for e in ends):
+            usable.append((int(ends[0]), int(ends[1])))
         else:
             findings.add("span_outside", file, id, f"span {span!r:.60} in a caption of {len(caption)} characters")
     return usable
@@ -60,11 +60,31 @@ def record(item: object, keys: Sequence[str], file: object, place: str) -> dict[
     return item
 
 
+def listed(value: object, file: object, place: str) -> list[Any]:
+    """`value` as a list. Raises DataError with file and place."""
+    if not isinstance(value, list):
+        raise DataError(f"{file}: {place} is no list: {value!r:.60}")
+    return value
+
+
 def numbers(values: object, count: int) -> list[float] | None:
     """`values` as `count` floats (not finite ones too: they are sorted out later), or None."""
     if isinstance(values, list | tuple) and len(values) == count:
         try:
             return [float(v) for v in values]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return None
+
+
+def size_of(height: object, width: object) -> tuple[int, int] | None:
+    """(height, width) when both are positive whole numbers, also as floats or digits; else None."""
+    both = numbers([height, width], 2)
+    if both is None or not all(0 < side < 1e9 and side == int(side) for side in both):
+        return None
+    return int(both[0]), int(both[1])
+
+
+def is_id(value: object) -> bool:
+    """Whether a value can be an id: a number or a string."""
+    return isinstance(value, int | str)

@@ -18,7 +18,7 @@ import numpy as np
 
 from openglip.data.files import StrPath
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import numbers, record, usable_boxes, usable_spans
+from openglip.data.readers.annotations import listed, numbers, record, size_of, usable_boxes, usable_spans
 from openglip.data.readers.tsv import TsvSet, read_tsv_set
 from openglip.errors import DataError
 from openglip.structures.sample import Sample
@@ -53,7 +53,9 @@ class CaptionTsv(Sequence[Sample]):
         place = f"{self.files.labels.path}, line {row}"
         keys = ("img_h", "img_w", "caption", "bboxes", "scores", "tokens_positive")
         label = flat(record(self.files.labels.parsed(row), keys, place, "the label"), place)
-        size, caption = (int(label["img_h"]), int(label["img_w"])), str(label["caption"])
+        size, caption = size_of(label["img_h"], label["img_w"]), str(label["caption"])
+        if size is None:
+            raise DataError(f"{place}: img_h and img_w are {label['img_h']!r} and {label['img_w']!r}")
         boxes, spans, scores = self._phrases(label, caption, size, place, row)
         return Sample(
             image=self.files.images.line(self._image_row(label, row)),
@@ -80,27 +82,32 @@ class CaptionTsv(Sequence[Sample]):
     ) -> tuple[np.ndarray, tuple[tuple[tuple[int, int], ...], ...], np.ndarray]:
         corners, spans, scores = [], [], []
         for bbox, score, item in zip(label["bboxes"], label["scores"], label["tokens_positive"], strict=True):
-            if score <= self.min_score:
+            box, known = numbers(bbox, 4), numbers([score], 1)
+            if box is None or known is None:
+                self.findings.add("malformed", place, row, f"no bbox and score: {bbox!r:.60}, {score!r:.20}")
                 continue
-            box, own = numbers(bbox, 4), usable_spans(item, caption, self.findings, place, row)
-            if box is None:
-                self.findings.add("malformed", place, row, f"bbox is not four numbers: {bbox!r:.60}")
-            elif own:
-                corners.append(box)
-                spans.append(tuple(own))
-                scores.append(score)
+            if known[0] <= self.min_score:
+                continue
+            own = usable_spans(item, caption, self.findings, place, row)
+            if not own:
+                self.findings.add("box_without_phrase", place, row, "no span is left")
+                continue
+            corners.append(box)
+            spans.append(tuple(own))
+            scores.append(known[0])
         boxes, kept = usable_boxes(corners, size, self.findings, place, row)
         return boxes, tuple(spans[i] for i in kept), np.array(scores, np.float32)[kept]
 
 
 def flat(label: dict[str, Any], place: object) -> dict[str, Any]:
     """A label in the v1 form; v2 is flattened, v1 is checked for equal lengths. Raises DataError."""
-    boxes, scores, spans = label["bboxes"], label["scores"], label["tokens_positive"]
+    boxes, scores, spans = (listed(label[key], place, key) for key in ("bboxes", "scores", "tokens_positive"))
     if not len(boxes) == len(scores) == len(spans):
         raise DataError(f"{place}: {len(boxes)} bboxes, {len(scores)} scores, {len(spans)} tokens_positive")
     if not any(isinstance(score, list) for score in scores):
         return label
-    if any(len(b) != len(s) for b, s in zip(boxes, scores, strict=True)):
+    pairs = zip(boxes, scores, strict=True)
+    if any(len(listed(b, place, "bboxes")) != len(listed(s, place, "scores")) for b, s in pairs):
         raise DataError(f"{place}: a phrase has not as many scores as bboxes")
     return {
         **label,

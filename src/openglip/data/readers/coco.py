@@ -19,7 +19,7 @@ from typing import Any
 
 from openglip.data.files import Files, StrPath, image_size, read_json
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import numbers, record, usable_boxes
+from openglip.data.readers.annotations import is_id, listed, numbers, record, size_of, usable_boxes
 from openglip.errors import DataError
 from openglip.structures.sample import Sample
 
@@ -69,7 +69,7 @@ def read_coco(
             boxes=found,
             categories=names,
             labels=[index[i] for i in ids],  # type: ignore[arg-type]
-            exhaustive=exhaustive if isinstance(exhaustive, bool) else origin in exhaustive,
+            exhaustive=exhaustive if isinstance(exhaustive, bool) else str(origin) in exhaustive,
             image_id=image["id"],
             source=source or str(origin or file.path.stem),
         )
@@ -84,16 +84,20 @@ def load_coco(path: StrPath, findings: Findings) -> CocoFile:
     """
     top = record(read_json(path), ("images", "annotations"), path, "the file")
     images: dict[Id, dict[str, Any]] = {}
-    for i, item in enumerate(top["images"]):
-        if not isinstance(item, dict) or "id" not in item or not ("file_name" in item or "coco_url" in item):
+    for i, item in enumerate(listed(top["images"], path, "images")):
+        if (
+            not isinstance(item, dict)
+            or not is_id(item.get("id"))
+            or not is_id(item.get("file_name", item.get("coco_url")))
+        ):
             findings.add("malformed", path, None, f"image {i} has no id or file_name: {item!r:.80}")
         elif item["id"] in images:
             findings.add("duplicate_id", path, item["id"], f"two images have the id {item['id']!r}")
         else:
             images[item["id"]] = item
     names: dict[Id, str] = {}
-    for i, item in enumerate(top.get("categories", [])):
-        if not isinstance(item, dict) or "id" not in item or "name" not in item:
+    for i, item in enumerate(listed(top.get("categories", []), path, "categories")):
+        if not isinstance(item, dict) or not is_id(item.get("id")) or not is_id(item.get("name")):
             findings.add("malformed", path, None, f"category {i} has no id or name: {item!r:.80}")
         elif item["id"] in names:
             findings.add("duplicate_id", path, item["id"], f"two categories have the id {item['id']!r}")
@@ -101,9 +105,9 @@ def load_coco(path: StrPath, findings: Findings) -> CocoFile:
             names[item["id"]] = str(item["name"])
     annotations: dict[Id, list[dict[str, Any]]] = defaultdict(list)
     seen: set[Id] = set()
-    for i, item in enumerate(top["annotations"]):
-        if not isinstance(item, dict) or "image_id" not in item:
-            findings.add("malformed", path, None, f"annotation {i} has no image_id: {item!r:.80}")
+    for i, item in enumerate(listed(top["annotations"], path, "annotations")):
+        if not isinstance(item, dict) or not is_id(item.get("image_id")) or not is_id(item.get("id", 0)):
+            findings.add("malformed", path, None, f"annotation {i} has no image_id, or a strange id: {item!r:.80}")
             continue
         own = item.get("id")
         if own is not None and own in seen:
@@ -127,7 +131,7 @@ def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findi
             findings.add("crowd", file.path, own, "a crowd")
         elif bbox is None:
             findings.add("malformed", file.path, own, f"bbox is not four numbers: {annotation.get('bbox')!r:.60}")
-        elif annotation.get("category_id") not in file.names:
+        elif not is_id(annotation.get("category_id")) or annotation["category_id"] not in file.names:
             findings.add("unmapped_class", file.path, own, f"there is no category {annotation.get('category_id')!r}")
         else:
             # one at a time, so that a finding names the annotation and not only its picture
@@ -157,8 +161,9 @@ def stored_size(image: dict[str, Any], files: Files, path: Path, findings: Findi
     None, and recorded as malformed or missing_image, when neither gives one.
     """
     height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return height, width
+    size = size_of(height, width)
+    if size is not None:
+        return size
     if height is not None or width is not None:
         findings.add("malformed", path, image["id"], f"height and width are {height!r} and {width!r}")
         return None
@@ -176,6 +181,9 @@ class _Categories:
         self.names = file.names
         per_source = file.info.get("source_categories")
         self.per_source: dict[str, list[Id]] = per_source if isinstance(per_source, dict) else {}
+        for name, ids in self.per_source.items():
+            if not all(map(is_id, listed(ids, file.path, f"info.source_categories of {name!r}"))):
+                raise DataError(f"{file.path}: info.source_categories of {name!r} holds {ids!r:.60}")
         self.made: dict[frozenset[Id], tuple[tuple[str, ...], dict[Id, int]]] = {}
 
     def of(self, source: object, used: list[Id]) -> tuple[tuple[str, ...], dict[Id, int]]:

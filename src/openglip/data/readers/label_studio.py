@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlparse
 
 from openglip.data.files import Files, StrPath, image_size, read_json
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import numbers, record, usable_boxes
+from openglip.data.readers.annotations import is_id, numbers, record, size_of, usable_boxes
 from openglip.errors import DataError
 from openglip.structures.sample import Sample
 
@@ -37,10 +37,15 @@ def read_label_studio(
     categories = tuple(sorted({name for found in results for item in found for name in _labels(item)}))
     files = Files(images or Path(path).parent)
     for number, (task, found) in enumerate(zip(tasks, results, strict=True)):
-        own = task.get("id", number)
+        own = task["id"] if is_id(task.get("id")) else number
         image = files.reference(_file_name(task["data"], path, own))
-        sizes = {(r["original_height"], r["original_width"]) for r in found if r.get("original_height")}
-        size = next(iter(sizes)) if len(sizes) == 1 else image_size(image)
+        sizes = {size_of(r.get("original_height"), r.get("original_width")) for r in found}
+        size = sizes.pop() if len(sizes) == 1 else None
+        try:
+            size = size or image_size(image)
+        except DataError as error:
+            report.add("missing_image", path, own, str(error))
+            continue
         yield _sample(image, size, found, categories, path, own, report)
     if findings is None:
         report.log(path)
@@ -52,7 +57,8 @@ def _sample(
 ) -> Sample:  # fmt: skip
     corners, labels, scores = [], [], []
     for item in results:
-        value = item.get("value", {})
+        value = item.get("value")
+        value = value if isinstance(value, dict) else {}
         place, names = numbers([value.get(k) for k in ("x", "y", "width", "height")], 4), _labels(item)
         if place is None or not names or value.get("rotation"):
             what = "turned" if value.get("rotation") else "without a place or a label"
@@ -62,7 +68,7 @@ def _sample(
         height, width = size[0] / 100, size[1] / 100
         corners.append([x * width, y * height, (x + w) * width, (y + h) * height])
         labels.append(categories.index(names[0]))
-        scores.append(item.get("score"))
+        scores.append(numbers([item.get("score")], 1))
     boxes, kept = usable_boxes(corners, size, findings, path, own)
     given = [scores[i] for i in kept]
     return Sample(
@@ -72,24 +78,31 @@ def _sample(
         categories=categories,
         labels=[labels[i] for i in kept],  # type: ignore[arg-type]
         exhaustive=True,
-        scores=given if given and None not in given else None,  # type: ignore[arg-type]
+        scores=[s[0] for s in given if s] if given and None not in given else None,  # type: ignore[arg-type]
         image_id=own,
         source="label_studio",
     )
 
 
 def _results(task: dict[str, Any]) -> list[dict[str, Any]]:
-    drawn = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")] or task.get("predictions") or []
-    return [r for r in (drawn[-1].get("result") or [] if drawn else []) if r.get("type") == "rectanglelabels"]
+    def objects(items: object) -> list[dict[str, Any]]:
+        return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+    drawn = [a for a in objects(task.get("annotations")) if not a.get("was_cancelled")]
+    drawn = drawn or objects(task.get("predictions"))
+    return [r for r in (objects(drawn[-1].get("result")) if drawn else []) if r.get("type") == "rectanglelabels"]
 
 
 def _labels(item: dict[str, Any]) -> list[str]:
-    return item.get("value", {}).get("rectanglelabels") or []
+    value = item.get("value")
+    names = value.get("rectanglelabels") if isinstance(value, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _file_name(data: dict[str, Any], path: object, own: int | str) -> str:
+def _file_name(data: Any, path: object, own: int | str) -> str:
     """The picture's name: of "/data/local-files/?d=a/b.jpg" it is "a/b.jpg", of a URL its path."""
-    place = data.get("image") or next((v for v in data.values() if isinstance(v, str)), None)
+    places = [data.get("image"), *data.values()] if isinstance(data, dict) else []
+    place = next((v for v in places if isinstance(v, str)), None)
     if place is None:
         raise DataError(f"{path}: task {own!r} has no image")
     parts = urlparse(place)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from openglip.data.files import StrPath
 from openglip.data.findings import Findings
+from openglip.data.readers.annotations import is_id, listed
 from openglip.data.readers.coco import boxes_of, image_files, load_coco, stored_size
 from openglip.structures.sample import Sample
 
@@ -34,8 +35,8 @@ def read_lvis(path: StrPath, images: StrPath | None = None, *, findings: Finding
         if size is None:
             continue
         boxes, ids = boxes_of(image, file, size, report)
-        absent = image.get("neg_category_ids", [])
-        unknown = [i for i in absent if i not in file.names]
+        absent = listed(image.get("neg_category_ids", []), path, f"neg_category_ids of image {image['id']!r}")
+        unknown = [i for i in absent if not is_id(i) or i not in file.names]
         if unknown:
             report.add("unmapped_class", path, image["id"], f"neg_category_ids has unknown categories: {unknown[:5]}")
         yield Sample(
@@ -44,7 +45,7 @@ def read_lvis(path: StrPath, images: StrPath | None = None, *, findings: Finding
             boxes=boxes,
             categories=categories,
             labels=[index[i] for i in ids],  # type: ignore[arg-type]
-            negatives=tuple(file.names[i] for i in absent if i in file.names and i not in ids),
+            negatives=tuple(file.names[i] for i in absent if i not in unknown and i not in ids),
             image_id=image["id"],
             source="lvis",
         )

@@ -19,7 +19,7 @@ import numpy as np
 
 from openglip.data.files import StrPath, image_size
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import numbers, usable_boxes
+from openglip.data.readers.annotations import is_id, numbers, usable_boxes
 from openglip.data.readers.coco import read_coco
 from openglip.data.readers.tsv import TsvSet, read_tsv_set
 from openglip.errors import DataError
@@ -89,7 +89,7 @@ class DetectionTsv(Sequence[Sample]):
             rect = numbers(item.get("rect"), 4) if isinstance(item, dict) else None
             if rect is None:
                 self.findings.add("malformed", file.path, row, f"no rect of four numbers: {item!r:.60}")
-            elif item.get("class") not in self._index:
+            elif not is_id(item.get("class")) or item["class"] not in self._index:
                 self.findings.add("unmapped_class", file.path, row, f"there is no category {item.get('class')!r}")
             else:
                 rects.append(rect)

@@ -21,7 +21,7 @@ import numpy as np
 
 from openglip.data.files import Files, StrPath, decode, read_json
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import Span, numbers, record, usable_boxes, usable_spans
+from openglip.data.readers.annotations import Span, is_id, listed, numbers, record, size_of, usable_boxes, usable_spans
 from openglip.errors import DataError, PromptError
 from openglip.prompts.text import locate_phrases
 from openglip.structures.sample import ImageReference, Sample
@@ -70,10 +70,9 @@ def sample_of(
     findings: Findings,
 ) -> Sample | None:
     """One record as a sample; None for a caption without a usable box (note `caption_without_box`)."""
-    try:
-        size = int(item["height"]), int(item["width"])
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}: {place}: height and width are {item['height']!r} and {item['width']!r}") from error
+    size = size_of(item["height"], item["width"])
+    if size is None:
+        raise DataError(f"{path}: {place}: height and width are {item['height']!r} and {item['width']!r}")
     own = str(item.get("image_id", item.get("filename", place)))
     if isinstance(item.get("detection"), dict):
         boxes, labels = _instances(item["detection"], size, names, path, own, findings)
@@ -103,11 +102,11 @@ def _instances(
 ) -> tuple[np.ndarray, np.ndarray]:
     order = {label: i for i, label in enumerate(sorted(names))}
     corners, labels = [], []
-    for item in detection.get("instances", []):
+    for item in listed(detection.get("instances", []), path, f"{own}: instances"):
         box = numbers(item.get("bbox"), 4) if isinstance(item, dict) else None
         if box is None:
             findings.add("malformed", path, own, f"no bbox of four numbers: {item!r:.60}")
-        elif item.get("label") not in order:
+        elif not is_id(item.get("label")) or item["label"] not in order:
             findings.add("unmapped_class", path, own, f"label {item.get('label')!r} is not in the label map")
         else:
             corners.append(box)
@@ -120,9 +119,10 @@ def _regions(
     grounding: dict[str, Any], caption: str, size: tuple[int, int], path: object, own: str, findings: Findings
 ) -> tuple[np.ndarray, list[tuple[Span, ...]], np.ndarray | None]:
     corners, spans, scores = [], [], []
-    for item in grounding.get("regions", []):
+    for item in listed(grounding.get("regions", []), path, f"{own}: regions"):
         region = record(item, ("bbox",), path, f"{own}: a region")
-        several = region["bbox"] if region["bbox"] and isinstance(region["bbox"][0], list) else [region["bbox"]]
+        bbox = listed(region["bbox"], path, f"{own}: bbox")
+        several = bbox if bbox and isinstance(bbox[0], list) else [bbox]
         boxes = [numbers(box, 4) for box in several]
         if None in boxes:
             findings.add("malformed", path, own, f"no bbox of four numbers: {region['bbox']!r:.60}")
@@ -142,8 +142,9 @@ def _spans(region: dict[str, Any], caption: str, path: object, own: str, finding
     if region.get("tokens_positive"):
         return usable_spans(region["tokens_positive"], caption, findings, path, own)
     phrases = region.get("phrase") or []
+    phrases = [phrases] if isinstance(phrases, str) else listed(phrases, path, f"{own}: phrase")
     try:
-        found = locate_phrases(caption, [phrases] if isinstance(phrases, str) else phrases)
+        found = locate_phrases(caption, [str(phrase) for phrase in phrases])
     except PromptError as error:
         findings.add("phrase_not_in_caption", path, own, str(error))
         return []
@@ -170,7 +171,8 @@ def _names_of(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for _, line in _lines(path):
         detection = line.get("detection") if isinstance(line, dict) else None
-        for item in detection.get("instances", []) if isinstance(detection, dict) else ():
+        instances = detection.get("instances") if isinstance(detection, dict) else None
+        for item in instances if isinstance(instances, list) else ():
             if isinstance(item, dict) and isinstance(item.get("label"), int) and "category" in item:
                 names.setdefault(item["label"], str(item["category"]))
     return names

@@ -19,7 +19,7 @@ from typing import Any
 
 from openglip.data.files import StrPath, image_size
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import usable_boxes, usable_spans
+from openglip.data.readers.annotations import size_of, usable_boxes, usable_spans
 from openglip.errors import DataError, MissingExtraError
 from openglip.structures.sample import ImageReference, Sample
 
@@ -58,7 +58,9 @@ def _sample(row: dict[str, Any], file: Path, number: int, findings: Findings) ->
     if row.get("height") is None or row.get("width") is None:
         size = image_size(image)
     else:
-        size = int(row["height"]), int(row["width"])
+        size = size_of(row["height"], row["width"])
+    if size is None:
+        raise DataError(f"{file}: {place} has height and width {row['height']!r} and {row['width']!r}")
     caption = str(_first(row, ("caption", "text")) or "")
     boxes, kept = usable_boxes(row.get("boxes") or [], size, findings, file, own)
     spans = row.get("tokens_positive") or []

@@ -17,8 +17,7 @@ from typing import Any
 
 from openglip.data.files import Files, StrPath, read_json
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import numbers, record, usable_boxes
-from openglip.errors import DataError
+from openglip.data.readers.annotations import is_id, listed, numbers, record, size_of, usable_boxes
 from openglip.structures.sample import Sample
 
 
@@ -38,24 +37,34 @@ def read_visual_genome(
         if f.is_dir()
     ]
     sizes: dict[int, tuple[int, int]] = {}
-    for i, item in enumerate(_list(root / "image_data.json")):
+    for i, item in enumerate(listed(read_json(root / "image_data.json"), root / "image_data.json", "the file")):
         image = record(item, ("image_id", "width", "height"), root / "image_data.json", f"image {i}")
-        sizes[image["image_id"]] = int(image["height"]), int(image["width"])
+        size = size_of(image["height"], image["width"])
+        if size is None or not is_id(image["image_id"]):
+            report.add("malformed", root / "image_data.json", None, f"no id, height and width: {item!r:.80}")
+        else:
+            sizes[image["image_id"]] = size
     path = root / "objects.json"
-    entries = [record(item, ("image_id", "objects"), path, f"entry {i}") for i, item in enumerate(_list(path))]
+    entries = [
+        record(item, ("image_id", "objects"), path, f"entry {i}")
+        for i, item in enumerate(listed(read_json(path), path, "the file"))
+    ]
+    for i, entry in enumerate(entries):
+        listed(entry["objects"], path, f"objects of entry {i}")
     counts = Counter(_name(item) for entry in entries for item in entry["objects"])
     names = tuple(sorted(name for name, n in counts.items() if name and n >= min_count))
     index = {name: i for i, name in enumerate(names)}
     for entry in entries:
         own = entry["image_id"]
-        if own not in sizes:
+        if not is_id(own) or own not in sizes:
             report.add("annotation_without_image", path, own, "the picture is not in image_data.json")
             continue
         boxes, labels = [], []
         for item in entry["objects"]:
-            box, name = numbers([item.get(k) for k in "xywh"], 4), _name(item)
+            box = numbers([item.get(k) for k in "xywh"], 4) if isinstance(item, dict) else None
+            name = _name(item)
             if box is None:
-                report.add("malformed", path, item.get("object_id"), f"no x, y, w, h: {item!r:.60}")
+                report.add("malformed", path, own, f"an object has no x, y, w, h: {item!r:.60}")
             elif name not in index:
                 report.add("unmapped_class", path, item.get("object_id"), f"the name {name!r} is rare or empty")
             else:
@@ -69,13 +78,6 @@ def read_visual_genome(
         report.log(path)
 
 
-def _list(path: Path) -> list[Any]:
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise DataError(f"{path}: no list")
-    return content
-
-
-def _name(item: dict[str, Any]) -> str:
-    names = item.get("names") or [""]
-    return str(names[0]).strip().lower()
+def _name(item: Any) -> str:
+    names = item.get("names") if isinstance(item, dict) else None
+    return str(names[0]).strip().lower() if isinstance(names, list) and names else ""

@@ -21,6 +21,7 @@ import numpy as np
 
 from openglip.data.files import IMAGE_SUFFIXES, StrPath, decode, image_size, tar_members
 from openglip.data.findings import Findings
+from openglip.data.readers.annotations import size_of
 from openglip.data.readers.odvg import read_label_map, sample_of
 from openglip.errors import DataError
 from openglip.structures.sample import FileSlice, Sample
@@ -56,7 +57,8 @@ def read_webdataset(
                     sample = sample_of({"image_id": key, **item}, image, names, shard, key, exhaustive, report)
                 else:
                     caption = str(item.get("caption", item.get("text")) or "")
-                    sample = Sample(image, (item["height"], item["width"]), _NO_BOXES, caption, (), image_id=key)
+                    size = size_of(item["height"], item["width"]) or image_size(image)
+                    sample = Sample(image, size, _NO_BOXES, caption, (), image_id=key)
             except DataError as error:
                 report.add("malformed", shard, key, str(error))
                 continue
