@@ -98,10 +98,19 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 class _NoDraws(TorchFunctionMode):
     """Leaves out drawing initial values that loaded weights replace anyway: most of the time of building a model."""
 
-    _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+    _DRAWS = frozenset(
+        {
+            *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
+            *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.kaiming_uniform_),
+            nn.init.xavier_uniform_,
+        }
+    )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:
