@@ -28,6 +28,9 @@ class StubDetector:
     def encode_text(self, names: list[str]) -> list[str]:
         return names
 
+    def encode(self, content: bytes, **sides: Any) -> np.ndarray:
+        return read_image(content)
+
     def stream(
         self, images: Any, categories: Any = None, *, captions: Any = None, phrases: Any = None, **options: Any
     ) -> Iterator[Detections]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from openglip.errors import ConfigError, PromptError
+from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.read import read_image
 from openglip.labelling.filters import Region, agreeing
 from openglip.prompts.text import Spans, detection_prompt
@@ -86,7 +88,7 @@ class Teacher:
         return answers
 
     def _answer(self, tasks: Sequence[Task]) -> list[Answer]:
-        found = list(self._detect([t.content for t in tasks], tasks))
+        found = list(self._detect(self._encoded_once(tasks), tasks))
         answers = [self._regions(d, task) for d, task in zip(found, tasks, strict=True)]
         if self.settings.agreement is None:
             return answers
@@ -102,7 +104,18 @@ class Teacher:
             answers[i] = Answer(answers[i].size, tuple(kept), disagreed=len(answers[i].regions) - len(kept))
         return answers
 
-    def _detect(self, images: Sequence[bytes | np.ndarray], tasks: Sequence[Task]) -> Iterator[Detections]:
+    def _encoded_once(self, tasks: Sequence[Task]) -> list[Any]:
+        """The pictures; one that stands there several times (captions of a photo, parts of a caption) is encoded."""
+        times = Counter(task.content for task in tasks)
+        shared: dict[bytes, Any] = {}
+        for content in (c for c, n in times.items() if n > 1):
+            with suppress(ImageError):  # the detector will say so for each of its tasks
+                shared[content] = self.detector.encode(
+                    content, short_side=self.settings.short_side, max_side=self.settings.max_side
+                )
+        return [shared.get(task.content, task.content) for task in tasks]
+
+    def _detect(self, images: Sequence[Any], tasks: Sequence[Task]) -> Iterator[Detections]:
         if self._categories is not None:
             words: dict[str, Any] = {"categories": self._categories}
         else:

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from openglip.labelling.filters import (
+    Candidate,
+    Region,
+    agreeing,
+    at_least_side,
+    at_least_words,
+    at_most_share,
+    best_per_phrase,
+    near_duplicates,
+    one_phrase_per_box,
+    perceptual_hash,
+)
+
+SIZE = (100, 100)
+
+
+def region(box: tuple[float, float, float, float], score: float = 0.5, phrase: int = 0) -> Region:
+    return Region(box, score, phrase, "a cat", ((0, 5),))
+
+
+def test_rules_of_pairs() -> None:
+    assert at_least_words(2)(Candidate("a cat", SIZE))
+    assert not at_least_words(3)(Candidate("a cat", SIZE))
+    assert at_least_side(100)(Candidate("", SIZE))
+    assert not at_least_side(101)(Candidate("", (200, 100)))
+
+
+def test_rules_of_boxes() -> None:
+    whole, left, near, other = (
+        region((0, 0, 100, 100), 0.9),
+        region((0, 0, 40, 90), 0.8),
+        region((1, 0, 40, 90), 0.7, phrase=1),
+        region((60, 60, 90, 90), 0.6),
+    )
+    everything = [whole, left, near, other]
+    assert at_most_share(0.9)(everything, SIZE) == [left, near, other]
+    assert best_per_phrase(2)(everything, SIZE) == [whole, left, near]
+    assert one_phrase_per_box(0.8)(everything, SIZE) == [whole, left, other]
+    assert one_phrase_per_box(0.8)([], SIZE) == []
+    seen = [region((2, 0, 42, 88)), region((60, 60, 90, 90), phrase=1)]
+    assert agreeing(everything, seen) == [left]
+
+
+def jpeg(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def test_a_copy_has_nearly_the_same_hash(pictures: Path) -> None:
+    hashes, copies = [], []
+    for path in sorted(pictures.glob("*.jpg"))[:7]:
+        image = Image.open(path).resize((400, 300), Image.Resampling.BICUBIC)
+        hashes.append(perceptual_hash(jpeg(image, 95)))
+        copies.append(perceptual_hash(jpeg(image.resize((150, 112)), 60)))
+    together = np.array(hashes + copies, np.uint64)
+    assert near_duplicates(together).tolist() == [-1] * 7 + list(range(7))
+    assert near_duplicates(np.array(copies, np.uint64), np.array(hashes, np.uint64)).tolist() == list(range(7, 14))
+    assert perceptual_hash(b"no picture") is None
+
+
+@pytest.mark.parametrize("distance", [0, 1, 3])
+def test_near_duplicates_against_all_pairs(distance: int) -> None:
+    generator = np.random.default_rng(1)
+    base = generator.integers(0, 2**63, 40, np.uint64)
+    flips = [sum(1 << int(b) for b in generator.choice(64, k, replace=False)) for k in generator.integers(0, 6, 300)]
+    hashes = base[generator.integers(0, 40, 300)] ^ np.array(flips, np.uint64)
+    found = near_duplicates(hashes, distance=distance)
+    for i, earlier in enumerate(found.tolist()):
+        near = [j for j in range(i) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= distance]
+        assert earlier == (near[0] if near else -1)
