@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,9 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import openglip
-from openglip import ConfigError, ImageError, OpenGLIPError, PromptError, WeightsError
+from openglip import ConfigError, DataError, ImageError, OpenGLIPError, PromptError, WeightsError
+from openglip.cli.main import app
+from openglip.data.findings import Findings
+from openglip.data.readers.coco import read_coco
+from openglip.evaluation.read import read_annotations, read_results
 from openglip.structures.detections import Detections
 from openglip.weights.files import write_safetensors
 from openglip.weights.load import build_model
@@ -142,7 +148,7 @@ def test_captions(detector: openglip.Detector, case: str) -> None:
 
 
 def test_words_for_each_image_must_be_as_many_as_the_images(detector: openglip.Detector) -> None:
-    with pytest.raises(PromptError, match="image 1 has no words"):
+    with pytest.raises(PromptError, match="1 lists of categories for 2 images: give one per image"):
         detector.detect([CAT, CAT], [["cat"]])
 
 
@@ -193,6 +199,85 @@ def test_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> 
         openglip.load(*arguments)
     check(caught, offender, way_out)
     assert openglip.load(tmp_path / "good.safetensors").model.name == "debug"
+
+
+# ---- annotations and predictions
+
+GOOD = {
+    "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in (1, 2)],
+    "categories": [{"id": 1, "name": "cat"}],
+    "annotations": [{"id": 10 + i, "image_id": i, "category_id": 1, "bbox": [1, 2, 30, 40]} for i in (1, 2)],
+}
+# case -> (changes of the annotation with id 11, kind of finding when read for training, offender when judged by)
+BAD_ANNOTATIONS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown image": ({"image_id": 77}, "annotation_without_image", "annotation 11: no such image_id: 77"),
+    "unknown category": ({"category_id": 9}, "unmapped_class", "annotation 11: no such category_id: 9"),
+    "not finite": ({"bbox": [1, 2, float("nan"), 4]}, "box_not_finite", "annotation 11 of image 1: bbox is not finite"),
+    "negative size": ({"bbox": [1, 2, -3, 4]}, "box_degenerate", "annotation 11 of image 1: bbox has a negative size"),
+    "three numbers": ({"bbox": [1, 2, 3]}, "malformed", "annotation 11 of image 1: bbox is not four numbers"),
+    "words": ({"bbox": "here"}, "malformed", "annotation 11 of image 1: bbox is not four numbers"),
+}
+BAD_DOCUMENTS = {
+    "absent": (None, "No such file"),
+    "cut": (json.dumps(GOOD)[:50], "line 1"),
+    "list": ("[]", "object"),
+    "other": ('{"shapes": []}', "images"),
+}
+BAD_RESULTS: dict[str, tuple[Any, str]] = {
+    "unknown image": ({"image_id": 9}, "entry 1 (image_id 9): no such image"),
+    "unknown category": ({"category_id": 7}, "no category with id 7"),
+    "score": ({"score": float("inf")}, "the score is not a finite number"),
+    "no score": ({"score": None}, "the score is not a finite number"),
+    "box": ({"bbox": [1, 2, 3]}, "bbox is not four numbers"),
+    "box not finite": ({"bbox": [1, 2, float("nan"), 4]}, "bbox"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_ANNOTATIONS))
+def test_annotations(tmp_path: Path, case: str) -> None:
+    changes, kind, offender = BAD_ANNOTATIONS[case]
+    path = tmp_path / "bad.json"
+    first, second = GOOD["annotations"]
+    path.write_text(json.dumps({**GOOD, "annotations": [{**first, **changes}, second]}))
+    with pytest.raises(DataError) as caught:
+        read_annotations(path)
+    check(caught, offender, str(path))
+    findings = Findings()
+    samples = list(read_coco(path, findings=findings))
+    (found,) = findings.items
+    assert (found.kind, found.file, found.id) == (kind, str(path), 11)
+    assert [len(sample.boxes) for sample in samples] == [0, 1]
+    checked = CliRunner().invoke(app, ["data", "check", str(path), "--json"])
+    assert checked.exit_code == 1
+    assert kind in {finding["kind"] for finding in json.loads(checked.stdout)["findings"]}
+
+
+@pytest.mark.parametrize("case", sorted(BAD_DOCUMENTS))
+def test_annotation_files(tmp_path: Path, case: str) -> None:
+    content, words = BAD_DOCUMENTS[case]
+    path = tmp_path / "bad.json"
+    if content is not None:
+        path.write_text(content)
+    for read in (read_annotations, lambda path: list(read_coco(path))):
+        with pytest.raises(DataError) as caught:
+            read(path)
+        check(caught, str(path), words)
+
+
+@pytest.mark.parametrize("case", sorted(BAD_RESULTS))
+def test_predictions(tmp_path: Path, case: str) -> None:
+    changes, offender = BAD_RESULTS[case]
+    good = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
+    path, truth = tmp_path / "results.json", tmp_path / "truth.json"
+    path.write_text(json.dumps([good, {**good, **changes}]))
+    truth.write_text(json.dumps(GOOD))
+    with pytest.raises(DataError) as caught:
+        read_results(path, read_annotations(truth))
+    check(caught, offender, str(path))
+    judged = CliRunner().invoke(app, ["evaluate", "coco", "--annotations", str(truth), "--predictions", str(path)])
+    assert judged.exit_code == 1
+    assert offender in judged.stderr
+    assert "Traceback" not in judged.output
 
 
 # ---- arguments
