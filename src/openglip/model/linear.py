@@ -9,21 +9,22 @@ from torch import Tensor
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`torch.nn.functional.linear`.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """`torch.nn.functional.linear`, followed by the exact GELU if asked.
 
-    In float32 on an x86 CPU without gradients torch would call MKL, which is 5 to 20 % slower than oneDNN on large
-    products (docs/performance.md).
+    On an x86 CPU without gradients torch would call MKL in float32, which is 5 to 20 % slower than oneDNN on large
+    products, and a GELU costs a pass of its own (docs/performance.md).
     """
-    if (
-        _HAS_ONEDNN
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-    ):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+    if _HAS_ONEDNN and in_chunks(x) and x.dtype == weight.dtype and x.dtype in _own_types():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+    y = F.linear(x, weight, bias)
+    return F.gelu(y) if gelu else y
+
+
+def _own_types() -> tuple[torch.dtype, ...]:
+    """Types that oneDNN multiplies here and that autocast would leave as they are."""
+    half = (torch.bfloat16,) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ()
+    return half if torch.is_autocast_enabled("cpu") else (torch.float32, *half)
 
 
 def in_chunks(x: Tensor) -> bool:

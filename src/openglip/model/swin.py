@@ -113,7 +113,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _linear(self.fc2, F.gelu(_linear(self.fc1, x)))
+        return _linear(self.fc2, linear(x, self.fc1.weight, self.fc1.bias, gelu=True))
 
 
 def _linear(module: nn.Linear, x: Tensor) -> Tensor:
