@@ -329,6 +329,17 @@ class TestCustom:
             assert (again["precision"], again["recall"]) == (own["precision"], own["recall"])
 
 
+@pytest.mark.parametrize("benchmark", ["lvis", "coco-ov", "custom"])
+def test_every_benchmark_with_categories_has_a_page(benchmark: str, tmp_path: Path) -> None:
+    truth, found = random_coco(8, federated=True)
+    for category, name in zip(truth["categories"], ("person", "cat", "dog", "tv"), strict=True):
+        category["name"] = name
+    openglip.evaluate(benchmark, truth, predictions=found, output=tmp_path, render=True)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    with pytest.raises(ConfigError, match="render needs an output folder"):
+        openglip.evaluate(benchmark, truth, predictions=found, render=True)
+
+
 def test_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     from PIL import Image
 

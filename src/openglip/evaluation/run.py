@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,6 @@ import numpy as np
 from openglip import __version__
 from openglip.data.files import read_lines, whole_file
 from openglip.errors import ConfigError
-from openglip.evaluation.coco import Figures, Scores
 from openglip.evaluation.leakage import setting
 from openglip.evaluation.odinw import summary
 from openglip.evaluation.read import Source, describe, sha256
@@ -82,101 +82,138 @@ def evaluate(
         raise ConfigError("render needs an output folder, and a benchmark with categories")
     begin = time.perf_counter()
     chosen = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
-    tasks = make_tasks(
-        benchmark, annotations, chosen, Options(split, prompts, sets, labelled_only, plus_one, chunk_size, batch_size)
-    )
-    hashes = {n: sha256(s) for n, s in (("annotations", annotations), ("predictions", predictions)) if s is not None}
-
-    def judge(sources: Sequence[Source], about: Mapping[str, object], trained_on: TrainingData | None) -> Report:
-        middle = time.perf_counter()
-        judged = [i for task in tasks for i in task.files]
-        protocol: dict[str, object] = {
-            **({"title": title} if title else {}),
-            "annotations": describe(annotations, "annotations"),
-            "split_sha256": hashlib.sha256("\n".join(map(str, judged)).encode()).hexdigest(),
-            **{f"{name}_sha256": value for name, value in hashes.items()},
-            **({"predictions": describe(predictions, "predictions")} if predictions is not None else {}),
-            **about,
-        }
-        protocol |= _claim(benchmark, trained_on, judged, hashes["annotations"], title)
-        scores = [task.score(source) for task, source in zip(tasks, sources, strict=True)]
-        report = _report(benchmark, tasks, scores, protocol)
-        seconds = {"seconds_predicting": middle - begin, "seconds_judging": time.perf_counter() - middle}
-        report.protocol.update({name: round(value, 3) for name, value in seconds.items()})
-        if output is not None:
-            _write(report, Path(output), tasks, sources, images, render)
-        return report
-
-    if model is None:
-        assert predictions is not None
-        return judge([predictions] * len(tasks), {}, training_data)
-    return _with_model(
-        benchmark, tasks, hashes, model, weights, images, output, device, precision, training_data, judge, progress
-    )
-
-
-Judge = Callable[[Sequence[Source], Mapping[str, object], TrainingData | None], Report]
-
-
-def _with_model(
-    benchmark: str,
-    tasks: Sequence[Task],
-    hashes: Mapping[str, str | None],
-    model: str | Detector,
-    weights: StrPath | None,
-    images: StrPath | None,
-    output: StrPath | None,
-    device: str,
-    precision: Literal["fp32", "bf16", "auto"],
-    training_data: TrainingData | None,
-    judge: Judge,
-    progress: Progress | None,
-) -> Report:
-    """Predict with all processes, judge with the first; each returns the report."""
-    import torch
-
-    from openglip.evaluation.predict import (
-        check_settings,
-        find_pictures,
-        predict,
-        processes,
-        state_sha256,
-    )
+    options = Options(split, prompts, sets, labelled_only, plus_one, chunk_size, batch_size)
+    tasks = make_tasks(benchmark, annotations, chosen, options)
+    run = _Run(benchmark, tasks, annotations, images, None if output is None else Path(output), title, render, begin)
+    if predictions is not None:
+        said = {"predictions": describe(predictions, "predictions"), "predictions_sha256": sha256(predictions)}
+        return run.judge([predictions] * len(tasks), {**said, **run.claim(training_data)})
     from openglip.predict.detector import Detector, load
 
-    detector = model if isinstance(model, Detector) else load(str(model), weights, device=device, precision=precision)
-    file_hash, known = _weights(model, weights) if not isinstance(model, Detector) else (None, None)
-    asked = [dict(task.asked) for task in tasks]
-    about: dict[str, object] = {
-        "model": str(detector.model.name) if isinstance(model, Detector) else str(model),
-        "weights": str(weights) if weights else None,
-        "weights_sha256": file_hash,
-        "state_sha256": state_sha256(detector),
-        "precision": detector.precision,
-        "device": str(detector.device),
-        "threads": torch.get_num_threads(),
-        "preparation": str(detector.model.preparation),
-        **(asked[0] if len(tasks) == 1 else {"asked": {t.name: a for t, a in zip(tasks, asked, strict=True)}}),
-    }
-    settings = {"benchmark": benchmark, **hashes, "pictures": [[str(i) for i in t.files] for t in tasks], **about}
-    for free in ("model", "weights", "threads"):
-        settings.pop(free)
-    with ExitStack() as stack:
-        group = stack.enter_context(processes())
-        if group.size > 1 and output is None:
-            raise ConfigError("several processes need an output folder to meet in")
-        folder = Path(output if output is not None else stack.enter_context(tempfile.TemporaryDirectory()))
-        if group.rank == 0:
-            check_settings(folder, settings)
-        group.barrier()
-        sources = []
-        for task in tasks:
-            place = task.folder or images
-            found = find_pictures(place, task.files, task.about, task.pictures, any_suffix=task.any_suffix)
-            sources.append(predict(task.name, found, task.ask(), detector, folder, group, progress))
-        report = judge(sources, about, training_data or known) if group.rank == 0 else None
-        group.barrier()
-        return report or read_report(folder)
+    if isinstance(model, Detector):
+        detector, known = model, None
+        said = {"model": str(detector.model.name)}
+    else:
+        detector = load(str(model), weights, device=device, precision=precision)
+        digest, known = _weights(str(model), weights)
+        said = {"model": str(model), "weights": str(weights) if weights else None, "weights_sha256": digest}
+    return run.predict_and_judge(detector, {**said, **run.claim(training_data or known)}, progress)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same whether a model or a file is judged. begin: of the run, on the clock."""
+
+    benchmark: str
+    tasks: Sequence[Task]
+    annotations: Source
+    images: StrPath | None
+    output: Path | None
+    title: str | None
+    render: bool
+    begin: float
+
+    @property
+    def ids(self) -> list[object]:
+        return [i for task in self.tasks for i in task.files]
+
+    @property
+    def annotations_sha256(self) -> str | None:
+        """Of the file; of a folder, of what was read from it."""
+        digests = [task.digest for task in self.tasks if task.digest]
+        return sha256(self.annotations) or (hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None)
+
+    def claim(self, training_data: TrainingData | None) -> dict[str, object]:
+        """What may be said of the training. Raises ConfigError for a title that calls a trained system zero-shot."""
+        found = setting(self.benchmark, training_data, self.ids, self.annotations_sha256)
+        claims = "zeroshot" in (self.title or "").casefold().replace("-", "").replace(" ", "")
+        if claims and found.zero_shot is False:
+            raise ConfigError(f"the title {self.title!r} claims zero-shot, but {'; '.join(found.meets)}")
+        listed = [e if isinstance(e, str) else e.get("name", "?") for e in training_data or ()]
+        return {
+            "training_data": listed or None,
+            "zero_shot": found.zero_shot,
+            "training_meets_benchmark": list(found.meets),
+            "training_notes": list(found.notes),
+        }
+
+    def predict_and_judge(self, detector: Detector, said: Mapping[str, object], progress: Progress | None) -> Report:
+        """Predict with all processes, judge with the first; each returns the report."""
+        import torch
+
+        from openglip.evaluation.predict import check_settings, find_pictures, predict, processes, state_sha256
+
+        asked = {task.name: dict(task.asked) for task in self.tasks}
+        model = {
+            "state_sha256": state_sha256(detector),
+            "precision": detector.precision,
+            "device": str(detector.device),
+            "preparation": str(detector.model.preparation),
+            **(asked[self.tasks[0].name] if len(asked) == 1 else {"asked": asked}),
+        }
+        pictures = [[str(i) for i in task.files] for task in self.tasks]
+        settings = {"benchmark": self.benchmark, "annotations": self.annotations_sha256, "pictures": pictures, **model}
+        with ExitStack() as stack:
+            group = stack.enter_context(processes())
+            if group.size > 1 and self.output is None:
+                raise ConfigError("several processes need an output folder to meet in")
+            folder = self.output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            if group.rank == 0:
+                check_settings(folder, settings)
+            group.barrier()
+            sources = []
+            for task in self.tasks:
+                place = task.folder or self.images
+                found = find_pictures(place, task.files, task.about, task.pictures, any_suffix=task.any_suffix)
+                sources.append(predict(task.name, found, task.ask(), detector, folder, group, progress))
+            said = {**said, **model, "threads": torch.get_num_threads()}
+            report = self.judge(sources, said) if group.rank == 0 else None
+            group.barrier()
+            return report or read_report(folder)
+
+    def judge(self, sources: Sequence[Source], said: Mapping[str, object]) -> Report:
+        """Score, report, and write what is asked for."""
+        middle = time.perf_counter()
+        scores = {t.name: t.score(source) for t, source in zip(self.tasks, sources, strict=True)}
+        own = next(iter(scores.values()))
+        figures, per_category, rules = own.figures, own.per_category, {**self.tasks[0].protocol, **own.protocol}
+        if self.benchmark == "odinw":
+            figures = summary({name: s.figures for name, s in scores.items()})
+            per_category = {f"{name}/{k}": v for name, s in scores.items() for k, v in s.per_category.items()}
+            rules = {"sets": {t.name: {**t.protocol, "sha256": t.digest} for t in self.tasks}, **own.protocol}
+        protocol: dict[str, object] = {
+            **({"title": self.title} if self.title else {}),
+            "annotations": describe(self.annotations, "annotations"),
+            "annotations_sha256": self.annotations_sha256,
+            "split_sha256": hashlib.sha256("\n".join(map(str, self.ids)).encode()).hexdigest(),
+            **said,
+            **rules,
+            "versions": _versions(),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "seconds_predicting": round(middle - self.begin, 3),
+            "seconds_judging": round(time.perf_counter() - middle, 3),
+        }
+        report = Report(self.benchmark, figures, protocol, per_category, published(self.benchmark))
+        if self.output is not None:
+            self._write(report, self.output, sources)
+        return report
+
+    def _write(self, report: Report, folder: Path, sources: Sequence[Source]) -> None:
+        report.save(folder)
+        if "thresholds" in report.protocol:
+            with whole_file(folder / "thresholds.json") as file:
+                json.dump(report.protocol["thresholds"], file, indent=1, ensure_ascii=False)
+        if self.render:
+            from openglip.evaluation.page import write_page
+
+            for task, source in zip(self.tasks, sources, strict=True):
+                name = "report.html" if len(self.tasks) == 1 else f"report-{task.name}.html"
+                write_page(folder / name, report, task, source, self.images)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"openglip": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    return versions | ({"torch": metadata.version("torch")} if "torch" in sys.modules else {})
 
 
 def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingData | None]:
@@ -185,7 +222,7 @@ def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingD
     from openglip.weights.hub import cached, embedded_file
     from openglip.weights.records import BY_FILE, RECORDS
 
-    record = RECORDS.get(str(model)) or BY_FILE.get(str(model))
+    record = RECORDS.get(model) or BY_FILE.get(model)
     if weights == "random":
         return None, None
     if weights is not None or record is None:
@@ -200,62 +237,3 @@ def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingD
     hashes = [str(sha256(path)) for path in files]
     digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
     return digest, listed
-
-
-def _claim(
-    benchmark: str,
-    training_data: TrainingData | None,
-    image_ids: Sequence[object],
-    annotations_sha256: str | None,
-    title: str | None,
-) -> dict[str, object]:
-    """What may be said of the training; a title that calls a trained system zero-shot is refused."""
-    found = setting(benchmark, training_data, image_ids, annotations_sha256)
-    if title and found.zero_shot is False and "zeroshot" in title.casefold().replace("-", "").replace(" ", ""):
-        raise ConfigError(f"the title {title!r} claims zero-shot, but {'; '.join(found.meets)}")
-    listed = [e if isinstance(e, str) else e.get("name", "?") for e in training_data or ()]
-    return {
-        "training_data": listed or None,
-        "zero_shot": found.zero_shot,
-        "training_meets_benchmark": list(found.meets),
-        "training_notes": list(found.notes),
-    }
-
-
-def _report(benchmark: str, tasks: Sequence[Task], scores: Sequence[Scores], protocol: Mapping[str, object]) -> Report:
-    figures: Figures
-    if benchmark == "odinw":
-        figures = summary({t.name: s.figures for t, s in zip(tasks, scores, strict=True)})
-        per_category = {
-            f"{t.name}/{k}": v for t, s in zip(tasks, scores, strict=True) for k, v in s.per_category.items()
-        }
-        own = {"sets": {t.name: dict(t.protocol) for t in tasks}, **scores[0].protocol}
-    else:
-        figures, per_category = scores[0].figures, scores[0].per_category
-        own = {**tasks[0].protocol, **scores[0].protocol}
-    program = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    versions = {"openglip": __version__, "python": platform.python_version(), "numpy": np.__version__}
-    if "torch" in sys.modules:
-        versions["torch"] = metadata.version("torch")
-    whole = {**protocol, **own, "versions": versions, "command": shlex.join(program)}
-    return Report(benchmark, figures, whole, per_category, published(benchmark))
-
-
-def _write(
-    report: Report,
-    folder: Path,
-    tasks: Sequence[Task],
-    sources: Sequence[Source],
-    images: StrPath | None,
-    render: bool,
-) -> None:
-    report.save(folder)
-    if "thresholds" in report.protocol:
-        with whole_file(folder / "thresholds.json") as file:
-            json.dump(report.protocol["thresholds"], file, indent=1, ensure_ascii=False)
-    if render:
-        from openglip.evaluation.page import write_page
-
-        for task, source in zip(tasks, sources, strict=True):
-            name = "report.html" if len(tasks) == 1 else f"report-{task.name}.html"
-            write_page(folder / name, report, task, source, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +17,7 @@ from openglip.evaluation.flickr import Sentence, flickr, read_sentences
 from openglip.evaluation.lvis import in_minival, lvis, standard_rows
 from openglip.evaluation.matching import Found, Truth
 from openglip.evaluation.odinw import find_sets, names_and_wordings, predictions_of
-from openglip.evaluation.read import Annotations, Source, describe, read_annotations, read_results, results
+from openglip.evaluation.read import Annotations, Source, describe, read_annotations, read_results, results, sha256
 from openglip.evaluation.refcoco import as_annotations, read_expressions, refcoco
 from openglip.evaluation.samples import read_custom
 from openglip.prompts.tables import PromptTable
@@ -63,7 +64,8 @@ class Task:
 
     files: id -> file name of what is judged. about: id -> what is asked of that picture alone. folder, pictures: where
     they lie, if the annotations say so. protocol: the rules; asked: those of asking a model. ask: what it does.
-    score: judges predictions. boxes: the true and found boxes as they are judged, where they have categories.
+    digest: hash of the annotations where they are not one file. score: judges predictions. boxes: the true and found
+    boxes as they are judged, where they have categories.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Task:
     about: Mapping[object, object] = field(default_factory=dict)
     folder: Path | None = None
     pictures: Mapping[object, ImageReference] = field(default_factory=dict)
+    digest: str | None = None
     any_suffix: bool = False
 
 
@@ -217,6 +220,7 @@ def _flickr(source: str | PathLike[str], ids: Sequence[object] | None, options: 
             ask=ask,
             score=lambda predictions: flickr(sentences, known, predictions),
             about=own,
+            digest=_digest(sentences),
             any_suffix=True,
         )
     ]
@@ -241,6 +245,7 @@ def _odinw(source: str | PathLike[str], ids: Sequence[object] | None, options: O
                 score=lambda predictions, task=task, own=own: task.score(own(predictions)),
                 boxes=lambda predictions, task=task, own=own: task.boxes(own(predictions)),  # type: ignore[misc]
                 folder=place.images,
+                digest=sha256(place.annotations),
             )
         )
     return tasks
@@ -264,5 +269,10 @@ def _refcoco(source: str | PathLike[str], ids: Sequence[object] | None, options:
             ask=ask,
             score=lambda predictions: refcoco(annotations, read_results(predictions, annotations, key="ref_id")),
             about={e.id: e for e in expressions},
+            digest=_digest(expressions),
         )
     ]
+
+
+def _digest(records: Sequence[object]) -> str:
+    return hashlib.sha256("\n".join(map(repr, records)).encode()).hexdigest()
