@@ -1,4 +1,4 @@
-"""`openglip label`: boxes for captions at scale; run, status, verify, audit."""
+"""`openglip label`: boxes for captions at scale; run, status, verify, publish, review, merge, audit."""
 
 from __future__ import annotations
 
@@ -147,6 +147,44 @@ def verify(folder: Folder, as_json: Json = False) -> None:
         typer.echo("\n".join(problems) if problems else f"{folder}: every file is as it was written")
     if problems:
         raise typer.Exit(1)
+
+
+@label_app.command("publish")
+def publish(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Empty folder for the training data.")],
+    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Labels must score above it.")] = 0.5,
+    form: Annotated[str, typer.Option("--format", help="odvg or parquet.")] = "odvg",
+) -> None:
+    """Write the labels above a threshold as training data; the run itself keeps all of them."""
+    from openglip.labelling.export import publish as write
+
+    typer.echo(json.dumps(write(folder, out, threshold=threshold, form=form)))  # type: ignore[arg-type]
+
+
+@label_app.command("review")
+def review(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="TASKS.json", help="Label Studio tasks to write.")],
+    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="Labels must score above it.")] = 0.5,
+    prefix: Annotated[str, typer.Option("--prefix", help="What stands before a picture's name.")] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many pairs.")] = None,
+) -> None:
+    """Write the labels as Label Studio tasks, for a person to correct."""
+    from openglip.labelling.export import to_review
+
+    typer.echo(f"{out}: {to_review(folder, out, threshold=threshold, prefix=prefix, limit=limit)} tasks")
+
+
+@label_app.command("merge")
+def merge(
+    tasks: Annotated[Path, typer.Argument(metavar="TASKS.json", help="Label Studio's json export of such tasks.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="ODVG file to write.")],
+) -> None:
+    """Turn corrected tasks into training data."""
+    from openglip.labelling.export import from_review
+
+    typer.echo(json.dumps(from_review(tasks, out)))
 
 
 @label_app.command("audit")
