@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from openglip.cli.output import Output
 from openglip.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from openglip.structures.detections import Detections
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -120,16 +122,20 @@ def _run(job: _Job, words: dict[str, Any]) -> None:
 
     detector = openglip.load(job.model, job.weights, device=job.device, precision=job.precision)
     found = detector.stream(sources, **words, threshold=threshold, on_error="record")
-    show = _show_json if job.as_json else _Table().show
     failed = boxes = 0
-    with Output(job.output, job.form, pictures=job.pictures) as out, _progress(len(sources), job.quiet) as advance:
+    with Output(job.output, job.form, pictures=job.pictures) as out, _progress(len(sources), job.quiet) as bar:
+        console, advance = bar
         for result in found:
             out.add(result)
             if result.error is not None:
                 failed += 1
                 sys.stderr.write(f"error: {result.error}\n")
             boxes += len(result)
-            show(result)
+            if job.as_json:
+                sys.stdout.write(result.to_json() + "\n")
+                sys.stdout.flush()
+            else:
+                _show(result, console)
             advance()
     if not job.quiet:
         pictures = f", pictures in {out.folder}" if job.pictures and failed < len(sources) else ""
@@ -199,49 +205,46 @@ def _threshold(text: str | None) -> Any:
     return value
 
 
-def _show_json(found: Detections) -> None:
-    sys.stdout.write(found.to_json() + "\n")
-    sys.stdout.flush()
+def _show(found: Detections, console: Console) -> None:
+    """Print the boxes of one image."""
+    from rich.markup import escape
+    from rich.table import Table
 
-
-class _Table:
-    """Prints the boxes of one image after the other."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(highlight=False)
-
-    def show(self, found: Detections) -> None:
-        from rich.markup import escape
-        from rich.table import Table
-
-        if found.error is not None or found.image_size is None:
-            return
-        height, width = found.image_size
-        nothing = "" if len(found) else ": nothing found"
-        self._console.print(f"[bold]{escape(str(found.source))}[/]  {width} x {height}{nothing}", soft_wrap=True)
-        if not len(found):
-            return
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column("name", overflow="fold")
-        for column in ("score", "x1", "y1", "x2", "y2"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for one in found:
-            table.add_row(escape(one.name), f"{one.score:.3f}", *(f"{side:.1f}" for side in one.box))
-        self._console.print(table)
+    if found.error is not None or found.image_size is None:
+        return
+    height, width = found.image_size
+    nothing = "" if len(found) else ": nothing found"
+    console.print(f"[bold]{escape(str(found.source))}[/]  {width} x {height}{nothing}", soft_wrap=True)
+    if not len(found):
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("name", overflow="fold")
+    for column in ("score", "x1", "y1", "x2", "y2"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in found:
+        table.add_row(escape(one.name), f"{one.score:.3f}", *(f"{side:.1f}" for side in one.box))
+    console.print(table)
 
 
 @contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Any]:
-    """A bar on stderr for more than one image, when stderr is a terminal; yields what to call after each image."""
-    if quiet or total < 2 or not sys.stderr.isatty():
-        yield lambda: None
-        return
+def _progress(total: int, quiet: bool) -> Iterator[tuple[Console, Callable[[], None]]]:
+    """Where tables go, and what to call after each image.
+
+    More than one image have a bar on stderr when it is a terminal. Where stdout is that terminal too, tables are
+    printed by way of the bar, which else would be drawn over them.
+    """
     from rich.console import Console
+
+    results = Console(highlight=False)
+    if quiet or total < 2 or not sys.stderr.isatty():
+        yield results, lambda: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as bar:
+    shared = sys.stdout.isatty()
+    with Progress(
+        *columns, console=Console(stderr=True, highlight=False), redirect_stdout=shared, transient=True
+    ) as bar:
         task = bar.add_task("images", total=total)
-        yield lambda: bar.advance(task)
+        yield bar.console if shared else results, lambda: bar.advance(task)
