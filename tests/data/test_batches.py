@@ -87,6 +87,16 @@ def test_pictures_without_boxes_are_negatives(folder):
     assert empty
 
 
+def test_captions_without_a_box_are_passed_over(folder):
+    bare = Sample(str(folder / "0.png"), (40, 60), [], "two dogs", (), image_id="bare")
+    tiny = Sample(str(folder / "1.png"), (40, 60), [[5, 5, 6, 30]], "a dog", (((2, 5),),), image_id="tiny")
+    whole = Sample(str(folder / "2.png"), (40, 60), [[5, 5, 30, 30]], "a cat", (((2, 5),),), image_id="whole")
+    stream = batch_stream(Mixture([Source("a", [bare, tiny, whole], caption_prompt)]), (), Preparation(), 3)
+    assert next(stream).image_ids == ["whole"] * 3
+    with pytest.raises(DataError, match="no sample that can be trained on"):
+        next(batch_stream(Mixture([Source("a", [bare, tiny], caption_prompt)]), (), Preparation(), 2))
+
+
 def test_a_broken_picture_is_replaced_counted_and_said(folder, caplog):
     (folder / "2.png").write_bytes(b"no picture")
     batches = take(12, batch_stream(mixture(folder), TRANSFORMS, Preparation(), 3))

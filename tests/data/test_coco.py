@@ -102,8 +102,16 @@ def test_pictures_are_found_beside_the_file_and_in_tars(tmp_path):
     assert next(read_coco(file)).image == str(tmp_path / "train2017" / "a.jpg")
     with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
         tar.add(tmp_path / "train2017" / "a.jpg", "a.jpg")
+    assert next(read_coco(file, tmp_path)).image == str(tmp_path / "train2017" / "a.jpg"), "a folder of splits"
     member = next(read_coco(file, tmp_path / "pictures.tar")).image
     assert member.read() == (tmp_path / "train2017" / "a.jpg").read_bytes()
+
+
+def test_a_missing_picture_does_not_hide_the_others(tmp_path):
+    file = write(tmp_path / "train.json")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (50, 40)).save(tmp_path / "images" / "b.jpg")
+    assert [s.image for s in read_coco(file)] == [str(tmp_path / "images" / name) for name in ("a.jpg", "b.jpg")]
 
 
 def test_sizes_are_read_from_pictures_where_the_file_has_none(tmp_path):

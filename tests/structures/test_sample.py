@@ -75,5 +75,10 @@ def test_slices_of_files(tmp_path):
     file.write_bytes(b"key\t" + encoded + b"\nraw")
     assert FileSlice(str(file), 0, 5 + len(encoded), is_base64=True).read() == b"picture"
     assert FileSlice(str(file), 5 + len(encoded), 3).read() == b"raw"
-    with pytest.raises(DataError, match=r"x\.tsv"):
-        FileSlice(str(file), 5 + len(encoded), 9).read()
+    for broken in (
+        FileSlice(str(file), 5 + len(encoded), 9),
+        FileSlice(str(tmp_path / "none-x.tsv"), 0, 1),
+        FileSlice(str(file), 4, 3, is_base64=True),
+    ):
+        with pytest.raises(DataError, match=r"x\.tsv"):
+            broken.read()

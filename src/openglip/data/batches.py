@@ -90,10 +90,12 @@ class Views(Dataset[Example]):
             rng, numpy_rng = generators(row.seed)
             try:
                 sample = source.samples[(row.sample + offset) % len(source.samples)]
-                if sample.labels is None and not len(sample):
+                if sample.labels is None and not len(sample):  # told before the picture is read
                     continue
                 image, sample = self._loaded(row, sample, rng)
                 view = make_view(image, sample, source.prompt, rng, numpy_rng, inclusive=source.inclusive)
+                if sample.labels is None and not len(view.boxes):  # its boxes are a pixel wide, or have no words
+                    continue
                 return Example(compose(self.transforms, view, rng), source.name, sample.image_id, tuple(failures))
             except (ImageError, DataError) as error:
                 failures.append(str(error))

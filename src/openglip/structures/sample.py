@@ -27,13 +27,19 @@ class FileSlice:
     name: str = ""
 
     def read(self) -> bytes:
-        """The encoded image. Raises DataError when the file ends too early."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            content = file.read(self.length)
+        """The encoded image. Raises DataError when the file is missing, ends too early or holds no base64."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.length)
+        except OSError as error:
+            raise DataError(f"{self}: {error.strerror or error}") from error
         if len(content) != self.length:
             raise DataError(f"{self}: the file ends {self.length - len(content)} bytes too early")
-        return base64.b64decode(content.rpartition(b"\t")[2]) if self.is_base64 else content
+        try:
+            return base64.b64decode(content.rpartition(b"\t")[2]) if self.is_base64 else content
+        except ValueError as error:
+            raise DataError(f"{self}: the last field is no base64: {error}") from error
 
     def __str__(self) -> str:
         return f"{self.path}:{self.name or self.offset}"
@@ -71,6 +77,7 @@ class Sample:
     def __post_init__(self) -> None:
         height, width = self.size
         self._check(height > 0 and width > 0, f"size is {height} x {width}")
+        self._check(isinstance(self.image_id, int | str | None), "the id is neither a number nor a string")
         boxes = _frozen(np.asarray(self.boxes, np.float32).reshape(-1, 4))
         object.__setattr__(self, "boxes", boxes)
         self._check(bool(np.isfinite(boxes).all()), "a box is not finite")

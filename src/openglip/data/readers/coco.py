@@ -144,15 +144,18 @@ def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findi
 
 
 def image_files(file: CocoFile, images: StrPath | None) -> Files:
-    """The pictures of a file: in the folder or tar given, else in the first usual place that holds its first one."""
-    if images is not None:
-        return Files(images)
+    """The pictures of a file: in the folder or tar given, else in the usual place that holds most of its first ones."""
     folder, stem = file.path.parent, file.path.stem.removeprefix("instances_")
-    places = [base / name for base in (folder, folder.parent) for name in ("images", stem, f"images/{stem}", ".")]
-    tars = [base / f"{name}.tar" for base in (folder, folder.parent) for name in ("images", stem)]
-    usable = [Files(p) for p in places if p.is_dir()] + [Files(p) for p in tars if p.is_file()]
-    first = str(file.images[0].get("file_name", "")) if file.images else ""
-    return next((f for f in usable if f.find(first)), Files(folder))
+    if images is not None and Path(images).is_file():
+        return Files(images)
+    bases = (folder, folder.parent) if images is None else (Path(images),)
+    names = ("images", stem, f"images/{stem}", ".") if images is None else (".", stem)
+    places = [base / name for base in bases for name in names]
+    places += [base / f"{name}.tar" for base in bases for name in ("images", stem)]
+    usable = [Files(p) for p in places if p.is_dir() or (p.suffix == ".tar" and p.is_file())]
+    first = [str(image.get("file_name", "")) for image in file.images[:50]]
+    # max keeps the first of equal ones; a missing picture must not hide the place of the others
+    return max(usable, key=lambda f: sum(f.find(name) is not None for name in first), default=Files(images or folder))
 
 
 def stored_size(image: dict[str, Any], files: Files, path: Path, findings: Findings) -> tuple[int, int] | None:

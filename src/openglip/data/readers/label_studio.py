@@ -105,7 +105,10 @@ def _file_name(data: Any, path: object, own: int | str) -> str:
     place = next((v for v in places if isinstance(v, str)), None)
     if place is None:
         raise DataError(f"{path}: task {own!r} has no image")
-    parts = urlparse(place)
+    try:
+        parts = urlparse(place)
+    except ValueError as error:
+        raise DataError(f"{path}: task {own!r}: {place!r:.80} is no place of an image: {error}") from error
     local = parse_qs(parts.query).get("d")
     return unquote(local[0] if local else parts.path if parts.scheme else place).lstrip(
         "/" if parts.scheme or local else ""

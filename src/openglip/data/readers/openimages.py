@@ -19,7 +19,7 @@ from pathlib import Path
 
 from openglip.data.files import Files, StrPath, decode, image_size
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import usable_boxes
+from openglip.data.readers.annotations import numbers, usable_boxes
 from openglip.errors import DataError
 from openglip.structures.sample import Sample
 
@@ -45,7 +45,7 @@ def read_openimages(
     index = {label: i for i, label in enumerate(names)}
     absent: dict[str, list[str]] = defaultdict(list)
     for row in _rows(Path(image_labels), ("ImageID", "LabelName", "Confidence")) if image_labels else ():
-        if float(row["Confidence"]) == 0 and row["LabelName"] in names:
+        if numbers([row["Confidence"]], 1) == [0.0] and row["LabelName"] in names:
             absent[row["ImageID"]].append(names[row["LabelName"]])
     of_image: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in _rows(Path(boxes), COLUMNS):
@@ -98,11 +98,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 
 def _pixels(row: dict[str, str], size: tuple[int, int]) -> list[float]:
-    sides = (size[1], size[0], size[1], size[0])
-    try:
-        return [float(row[key]) * side for key, side in zip(("XMin", "YMin", "XMax", "YMax"), sides, strict=True)]
-    except (TypeError, ValueError):
-        return [float("nan")] * 4
+    shares = numbers([row[key] for key in ("XMin", "YMin", "XMax", "YMax")], 4) or [float("nan")] * 4
+    return [share * side for share, side in zip(shares, (size[1], size[0], size[1], size[0]), strict=True)]
 
 
 def _text(path: Path) -> str:

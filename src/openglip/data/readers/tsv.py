@@ -34,7 +34,7 @@ class TsvFile:
         if not self.path.is_file():
             raise DataError(f"{path}: no such file")
         if index.is_file():
-            offsets = np.array(read_lines(index), np.int64) if index.stat().st_size else np.zeros(0, np.int64)
+            offsets = _numbers(index)
         elif make_index:
             with open(self.path, "rb") as file:
                 lengths = [len(line) for line in file]
@@ -93,7 +93,7 @@ class TsvSet:
         """Line of each sample: the linelist's, or every line."""
         if "linelist" not in self.files:
             return np.arange(len(self.labels))
-        rows = np.array(read_lines(self.files["linelist"]), np.int64)
+        rows = _numbers(self.files["linelist"])
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self.labels)):
             raise DataError(f"{self.files['linelist']}: a line number is not in 0..{len(self.labels) - 1}")
         return rows
@@ -109,8 +109,12 @@ class TsvSet:
     @cached_property
     def row_of_id(self) -> dict[str, int] | None:
         """Row of the image file of each image id, where the yaml names imageid2idx."""
-        content = read_json(self.files["imageid2idx"]) if "imageid2idx" in self.files else None
-        return {str(k): int(v) for k, v in content.items()} if isinstance(content, dict) else None
+        if "imageid2idx" not in self.files:
+            return None
+        content = read_json(self.files["imageid2idx"])
+        if not isinstance(content, dict) or not all(isinstance(v, int) for v in content.values()):
+            raise DataError(f"{self.files['imageid2idx']}: no json of image id to row")
+        return content
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -149,6 +153,14 @@ def read_yaml(path: StrPath) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path}: no mapping")
     return content
+
+
+def _numbers(path: Path) -> np.ndarray:
+    """A whole number a line. Raises DataError."""
+    try:
+        return np.array(read_lines(path), np.int64).reshape(-1)
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{path}: a line is no number: {error}") from error
 
 
 def _size(file: TsvFile, number: int) -> tuple[int, int]:
