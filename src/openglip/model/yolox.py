@@ -1,0 +1,148 @@
+"""YOLOX-Nano (Ge et al., 2021), a detector of COCO's 80 classes, with its normalisation folded into the convolutions.
+
+Attribute names are those of the official checkpoint.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CLASSES = 80
+
+
+class Unit(nn.Conv2d):
+    """Convolution (normalisation folded in) and SiLU."""
+
+    def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inner, outer, size, stride, (size - 1) // 2, groups=groups)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.silu(super().forward(input))
+
+
+class Pair(nn.Sequential):
+    """Depthwise, then pointwise unit."""
+
+    def __init__(self, inner: int, outer: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.dconv = Unit(inner, inner, size, stride, inner)
+        self.pconv = Unit(inner, outer)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, dim: int, shortcut: bool) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.conv1 = Unit(dim, dim)
+        self.conv2 = Pair(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(self.conv1(x))
+        return x + y if self.shortcut else y
+
+
+class CSP(nn.Module):
+    """Half of the channels pass `depth` bottlenecks, the other half goes straight."""
+
+    def __init__(self, inner: int, outer: int, depth: int = 1, shortcut: bool = False) -> None:
+        super().__init__()
+        half = outer // 2
+        self.conv1 = Unit(inner, half)
+        self.conv2 = Unit(inner, half)
+        self.conv3 = Unit(outer, outer)
+        self.m = nn.Sequential(*(Bottleneck(half, shortcut) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv3(torch.cat([self.m(self.conv1(x)), self.conv2(x)], 1))
+
+
+class SPP(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv1 = Unit(dim, dim // 2)
+        self.conv2 = Unit(dim * 2, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.conv2(torch.cat([x, *(F.max_pool2d(x, k, 1, k // 2) for k in (5, 9, 13))], 1))
+
+
+class Darknet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Unit(12, 16, 3)
+        self.dark2 = nn.Sequential(Pair(16, 32, stride=2), CSP(32, 32, 1, True))
+        self.dark3 = nn.Sequential(Pair(32, 64, stride=2), CSP(64, 64, 3, True))
+        self.dark4 = nn.Sequential(Pair(64, 128, stride=2), CSP(128, 128, 3, True))
+        self.dark5 = nn.Sequential(Pair(128, 256, stride=2), SPP(256), CSP(256, 256))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        corners = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
+        c3 = self.dark3(self.dark2(self.stem(torch.cat(corners, 1))))
+        c4 = self.dark4(c3)
+        return c3, c4, self.dark5(c4)
+
+
+class Neck(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Darknet()
+        self.lateral_conv0 = Unit(256, 128)
+        self.C3_p4 = CSP(256, 128)
+        self.reduce_conv1 = Unit(128, 64)
+        self.C3_p3 = CSP(128, 64)
+        self.bu_conv2 = Pair(64, 64, stride=2)
+        self.C3_n3 = CSP(128, 128)
+        self.bu_conv1 = Pair(128, 128, stride=2)
+        self.C3_n4 = CSP(256, 256)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c3, c4, c5 = self.backbone(x)
+        top = self.lateral_conv0(c5)
+        middle = self.reduce_conv1(self.C3_p4(torch.cat([double(top), c4], 1)))
+        p3 = self.C3_p3(torch.cat([double(middle), c3], 1))
+        p4 = self.C3_n3(torch.cat([self.bu_conv2(p3), middle], 1))
+        return p3, p4, self.C3_n4(torch.cat([self.bu_conv1(p4), top], 1))
+
+
+class YoloxHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        dims, dim = (64, 128, 256), 64
+        self.stems = nn.ModuleList(Unit(d, dim) for d in dims)
+        self.cls_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
+        self.reg_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
+        self.cls_preds = nn.ModuleList(nn.Conv2d(dim, CLASSES, 1) for _ in dims)
+        self.reg_preds = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in dims)
+        self.obj_preds = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in dims)
+
+    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Features B x 128 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
+        x = self.stems[level](x)
+        named, placed = self.cls_convs[level](x), self.reg_convs[level](x)
+        scores = self.cls_preds[level](named).sigmoid() * self.obj_preds[level](placed).sigmoid()
+        return torch.cat([named, placed], 1), scores, self.reg_preds[level](placed)
+
+
+class Yolox(nn.Module):
+    """YOLOX-Nano (Ge et al., 2021), keys of the official file with normalisation folded. BGR 0..255."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Neck()
+        self.head = YoloxHead()
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per level features (64, 128, 256 channels of the neck and 128 of the head), scores, raw boxes."""
+        levels = []
+        for i, feature in enumerate(self.backbone(x)):
+            own, scores, boxes = self.head(feature, i)
+            levels.append((torch.cat([feature, own], 1), scores, boxes))
+        return levels
+
+
+def double(x: Tensor) -> Tensor:
+    """Twice the height and width, each value four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,0 +1,141 @@
+"""The embedded model: its seam, its detector inside, independence of names, and what a user sees of its weights."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import openglip
+from openglip.images.read import read_image
+from openglip.model.builders import MODELS
+from openglip.model.nano import CLASSES, Nano, WordTable
+from openglip.predict.detector import Detector
+from openglip.prompts.tables import read_table
+from openglip.prompts.tokens import tokenize
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture(scope="module")
+def nano() -> Detector:
+    return openglip.load("nano", device="cpu")
+
+
+def ids_of(text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([tokenize(text).ids])
+    return ids, torch.ones_like(ids, dtype=torch.bool)
+
+
+def test_outputs_have_the_shapes_every_detector_has():
+    torch.manual_seed(0)
+    model = MODELS["nano"]().eval()
+    ids, mask = ids_of("cat. traffic light")
+    with torch.inference_mode():
+        outputs = model(torch.zeros(2, 3, 64, 96), ids.repeat(2, 1), mask.repeat(2, 1))
+    anchors = model.anchors(outputs.sizes)
+    assert outputs.sizes == ((8, 12), (4, 6), (2, 3)) * 2
+    assert outputs.logits.shape == (2, len(anchors), ids.shape[1])
+    assert outputs.box_regression.shape == (2, len(anchors), 4)
+    assert outputs.centerness.shape == (2, len(anchors))
+    assert all(torch.isfinite(x).all() for x in outputs[:3])
+
+
+def test_a_name_scores_the_same_whatever_stands_beside_it(nano: Detector):
+    image = nano.encode(str(PHOTOS / "chelsea.jpg"))
+    alone = nano.detect(image, ["cat"], threshold=0)
+    among = nano.detect(image, list(read_table("coco")), threshold=0, top_k=None)
+    cat = among.labels == among.vocabulary.index("cat")
+    np.testing.assert_allclose(among.scores[cat][: len(alone)], alone.scores[: cat.sum()], atol=1e-4)
+    np.testing.assert_allclose(among.boxes[cat][:20], alone.boxes[:20], atol=0.1)
+
+
+def test_full_stops_and_ends_carry_no_features(nano: Detector):
+    ids, mask = ids_of("a dog. a cat")
+    with torch.inference_mode():
+        both = nano.model.encode_text(ids, mask).hidden[0]
+        one = nano.model.encode_text(*ids_of("a cat")).hidden[0]
+        empty = nano.model.read(torch.zeros(1, 1, 768))[0, 0]
+    torch.testing.assert_close(both[4:6], one[1:3], atol=1e-5, rtol=1e-5)
+    for place in (0, 3, 6):
+        torch.testing.assert_close(both[place], empty)
+
+
+def test_a_text_of_stops_only_is_encoded():
+    with torch.inference_mode():
+        hidden = MODELS["nano"]().eval().encode_text(*ids_of(". .")).hidden
+    assert torch.isfinite(hidden).all()
+
+
+def test_words_in_eight_bits_come_back_within_half_a_step():
+    words = torch.randn(50, 384)
+    table = WordTable(50, 384)
+    table.scale.copy_(words.abs().amax(1, keepdim=True) / 127)
+    table.values.copy_((words / table.scale).round())
+    ids = torch.randint(0, 50, (3, 7))
+    assert ((table(ids) - words[ids]).abs() <= table.scale[ids] / 2 + 1e-6).all()
+
+
+def test_the_detectors_own_places_give_its_boxes():
+    torch.manual_seed(0)
+    model = Nano().eval()
+    images = torch.randn(1, 3, 64, 64) * 40
+    with torch.inference_mode():
+        raw = [boxes for _, _, boxes in model.yolox(images + 114)]
+        outputs = model.align(model.encode_image(images), model.encode_text(*ids_of("cat")))
+    anchors = model.anchors(outputs.sizes)
+    found = model.coder.decode(outputs.box_regression[0], anchors)[len(anchors) // 2 :]
+    expected = []
+    for level, stride in zip(raw, (8, 16, 32), strict=True):
+        _, _, h, w = level.shape
+        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        centre = torch.stack([(level[0, 0] + x) * stride, (level[0, 1] + y) * stride], -1)
+        half = torch.stack([level[0, 2], level[0, 3]], -1).exp() * stride / 2
+        expected.append(torch.cat([centre - half, centre + half], -1).reshape(-1, 4))
+    torch.testing.assert_close(found, torch.cat(expected), atol=0.01, rtol=1e-4)
+
+
+def test_every_name_of_the_detector_is_itself_and_no_other(nano: Detector):
+    names = read_table("coco")
+    ids, mask = ids_of(". ".join(names))
+    with torch.inference_mode():
+        same = nano.model.encode_text(ids, mask).hidden[0, :, -CLASSES:]
+    best = [row.argmax().item() for row, sure in zip(same, same.amax(1) > 0.5, strict=True) if sure]
+    assert list(dict.fromkeys(best)) == list(range(CLASSES))
+
+
+def test_finds_the_cat_and_no_elephant(nano: Detector):
+    found = nano.detect(str(PHOTOS / "chelsea.jpg"), ["elephant", "cat", "bus", "airplane"])
+    assert [found.vocabulary[i] for i in found.labels] == ["cat"]
+    x1, y1, x2, y2 = found.boxes[0]
+    assert x2 - x1 > 0.6 * found.image_size[1]
+    assert y2 - y1 > 0.7 * found.image_size[0]
+
+
+@pytest.mark.parametrize("kind", ["dark", "wide", "large", "tiny", "black"])
+def test_unusual_photos_give_sane_results(nano: Detector, kind: str):
+    photo = read_image(str(PHOTOS / "chelsea.jpg"))
+    picture = {
+        "dark": (photo * 0.25).astype(np.uint8),
+        "wide": np.concatenate([np.full((300, 525, 3), 128, np.uint8), photo, np.full((300, 525, 3), 90, np.uint8)], 1),
+        "large": photo.repeat(9, 0).repeat(9, 1),
+        "tiny": photo[:2, :3],
+        "black": np.zeros((300, 400, 3), np.uint8),
+    }[kind]
+    found = nano.detect(picture, ["cat", "elephant"])
+    names = [found.vocabulary[i] for i in found.labels]
+    assert "elephant" not in names
+    assert names.count("cat") == (1 if kind in ("dark", "wide", "large") else 0)
+    height, width = picture.shape[:2]
+    assert (found.boxes >= 0).all()
+    assert (found.boxes <= [width, height, width, height]).all()
+
+
+def test_the_two_files_stay_small():
+    folder = resources.files("openglip.weights") / "embedded"
+    sizes = [Path(str(f)).stat().st_size for f in folder.iterdir() if f.name.startswith("nano-")]
+    assert len(sizes) == 2
+    assert sum(sizes) <= 40 * 2**20
