@@ -1,9 +1,9 @@
 """Labelling: spans of the chunkers, boxes of a run against hidden ones, memory over many samples.
 
-    python benchmarks/labelling.py chunkers FLICKR30K_ROOT
-    python benchmarks/labelling.py run INPUT OUTPUT [--pairs N]        resident memory at the end of each shard
-    python benchmarks/labelling.py boxes RUN FLICKR30K_ROOT            precision and recall at IoU 0.5
-    python benchmarks/labelling.py memory [--pairs 100000]             with a stub instead of a model
+    python benchmarks/labelling_at_scale.py chunkers FLICKR30K_ROOT
+    python benchmarks/labelling_at_scale.py run INPUT OUTPUT [--pairs N]        resident memory at the end of each shard
+    python benchmarks/labelling_at_scale.py boxes RUN FLICKR30K_ROOT            precision and recall at IoU 0.5
+    python benchmarks/labelling_at_scale.py memory [--pairs 100000]             with a stub instead of a model
 
 Each writes results/labelling_NAME.json.
 """

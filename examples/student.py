@@ -1,0 +1,38 @@
+"""A recipe that trains a student on published labels, with unrelated captions packed around each one.
+
+openglip label publish RUN student-data/labels
+ln -s PICTURES student-data/images
+openglip train examples/student.py --set data=student-data --output student-run
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from openglip.data.mixtures import Source
+from openglip.data.prompts import caption_prompt
+from openglip.data.readers.odvg import read_odvg
+from openglip.train.recipe import Recipe
+
+
+def recipe() -> Recipe:
+    return Recipe(
+        name="student",
+        model="nano",
+        data="student-data",
+        sources=_sources,
+        steps=20_000,
+        batch_size=32,
+        lr=2e-4,
+        average=0.999,
+        use_average=True,
+    )
+
+
+def _sources(recipe: Recipe) -> list[Source]:
+    """GLIP's packing: up to 20 unrelated captions around six of ten, so that words without a box occur too."""
+    folder = Path(recipe.data)
+    samples = [s for file in sorted((folder / "labels").glob("*.jsonl")) for s in read_odvg(file, folder / "images")]
+    others = tuple(s.caption or "" for s in samples)
+    return [Source("labels", samples, partial(caption_prompt, others=others, max_negatives=20))]
