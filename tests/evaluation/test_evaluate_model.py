@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from evaluation.test_evaluate_goldens import write_entities
 from PIL import Image
 
@@ -114,6 +115,22 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path, detector: Det
         openglip.evaluate("coco", truth, images=tmp_path, model=detector, output=tmp_path / "o", chunk_size=1)
     with pytest.raises(ConfigError, match="another pictures"):
         openglip.evaluate("coco", truth, images=tmp_path, model=detector, output=tmp_path / "o", ids=["10"])
+
+
+def test_one_process_of_a_training_evaluates_alone(
+    tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = coco_set(tmp_path, images=2)
+    alone = openglip.evaluate("coco", truth, images=tmp_path, model=openglip.Detector(detector.model, device="cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert openglip.evaluate("coco", truth, images=tmp_path, model=detector).figures == alone.figures
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    with pytest.raises(ConfigError, match="several processes need an output folder"):
+        openglip.evaluate("coco", truth, images=tmp_path, model=detector)
 
 
 def test_missing_pictures_and_folders(tmp_path: Path, detector: Detector) -> None:
