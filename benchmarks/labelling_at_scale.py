@@ -87,7 +87,7 @@ def boxes(run: Path, root: Path) -> dict[str, Any]:
 
 
 def run(source: str, output: Path, pairs: int | None) -> dict[str, Any]:
-    """A run in this process; the slope of its resident memory in bytes a pair after the first fifth."""
+    """A run in this process; the slope of its resident memory is of the second half, when every kernel is cached."""
     points: list[tuple[int, int]] = []
 
     def note(progress: Any) -> None:
@@ -144,7 +144,7 @@ def _write_tar(path: Path, start: int) -> None:
 
 
 def _slope(points: list[tuple[int, int]]) -> dict[str, Any]:
-    later = points[len(points) // 5 :]
+    later = points[len(points) // 2 :]
     counts, sizes = np.array(later, float).T
     return {"resident_bytes_per_pair": float(np.polyfit(counts, sizes, 1)[0]), "resident_mib": points[-1][1] / 2**20}
 

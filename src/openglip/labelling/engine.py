@@ -29,9 +29,9 @@ Work = Callable[[Shard, Beat], Row]
 
 
 class Job(Protocol):
-    """Picklable; `worker` is called once in each worker and gives the function that does a shard."""
+    """Picklable; `worker` is called once in each worker, with its number, and gives the function that does a shard."""
 
-    def worker(self) -> Work: ...
+    def worker(self, number: int = 0) -> Work: ...
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def in_process(shards: Sequence[Shard], job: Job) -> Generator[Outcome]:
 
 @dataclass
 class _Member:
+    number: int
     process: Any
     connection: Connection
     shard: Shard | None = None
@@ -112,7 +113,8 @@ def on_processes(shards: Sequence[Shard], job: Job, workers: int) -> Generator[O
     try:
         while queue.waiting or any(m.shard for m in members):
             wanted = min(workers, len(queue.waiting) + sum(m.shard is not None for m in members))
-            members += [_start(job) for _ in range(wanted - len(members))]
+            free = [n for n in range(workers) if n not in {m.number for m in members}]
+            members += [_start(job, number) for number in free[: max(0, wanted - len(members))]]
             for member in members:
                 if member.shard is None and queue.waiting:
                     _hand_over(member, queue)
@@ -128,13 +130,13 @@ def on_processes(shards: Sequence[Shard], job: Job, workers: int) -> Generator[O
             member.connection.close()
 
 
-def _start(job: Job) -> _Member:
+def _start(job: Job, number: int) -> _Member:
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, job, os.getpid()), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, job, number, os.getpid()), daemon=True)
     process.start()
     theirs.close()  # so that the end of the worker is the end of the pipe
-    return _Member(process, ours)
+    return _Member(number, process, ours)
 
 
 def _hand_over(member: _Member, queue: _Queue) -> None:
@@ -163,13 +165,13 @@ def _hear(member: _Member, members: list[_Member], queue: _Queue) -> Outcome | N
     return queue.answered(shard, kind, value)
 
 
-def _serve(connection: Connection, job: Job, parent: int) -> None:
+def _serve(connection: Connection, job: Job, number: int, parent: int) -> None:
     """The worker's process: takes shards from the pipe until it ends; ends itself when the main process is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, OSError):  # the main process is gone
         try:
-            work = job.worker()
+            work = job.worker(number)
         except (OpenGLIPError, OSError, RuntimeError) as error:
             connection.send(("fatal", f"a worker could not start: {error}"))
             return
@@ -233,6 +235,8 @@ def on_ray(
         from ray.exceptions import RayError
     except ImportError as error:
         raise MissingExtraError("ray", "label", "the engine 'ray'") from error
+    if not shards:
+        return
     started = not ray.is_initialized()
     if started:
         here = {} if address else {"num_cpus": workers, "include_dashboard": False}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openglip.data.files import IMAGE_SUFFIXES, Files, StrPath, decode, read_json, read_lines
+from openglip.data.readers.annotations import record
 from openglip.data.readers.flickr30k import parse_sentence
 from openglip.errors import DataError, MissingExtraError
 from openglip.structures.sample import FileSlice, ImageReference
@@ -134,12 +136,10 @@ def _caption_in(suffix: str, content: bytes, file: object) -> str:
         raise DataError(f"{file}: not json at line {error.lineno}: {error.msg}") from error
 
 
-def _caption_of(record: Any, file: object) -> str:
-    value = (
-        next((record[k] for k in _CAPTION_KEYS if record.get(k) is not None), "") if isinstance(record, dict) else None
-    )
+def _caption_of(item: Any, file: object) -> str:
+    value = next((item[k] for k in _CAPTION_KEYS if item.get(k) is not None), "") if isinstance(item, dict) else None
     if not isinstance(value, str):
-        raise DataError(f"{file}: no caption in {record!r:.60}")
+        raise DataError(f"{file}: no caption in {item!r:.60}")
     return value.strip()
 
 
@@ -164,8 +164,8 @@ def _flickr_rows(root: Path, images: StrPath | None) -> list[Pair]:
 
 
 def _csv_rows(path: Path) -> list[Pair]:
-    lines = decode(path.read_bytes(), path).splitlines()
-    rows = list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
+    text = io.StringIO(decode(path.read_bytes(), path), newline="")
+    rows = list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
     return [_row(row, path, f"line {i}") for i, row in enumerate(rows, start=2)]
 
 
@@ -177,12 +177,14 @@ def _json_rows(path: Path) -> list[Pair]:
         raise DataError(f"{path}: neither COCO captions nor a list of captions")
     if "annotations" not in top or "images" not in top:
         return [_row({"filename": name, "caption": caption}, path, name) for name, caption in top.items()]
-    names = {image["id"]: image.get("file_name") for image in top["images"]}
+    images = [record(image, ("id", "file_name"), path, f"image {i}") for i, image in enumerate(top["images"])]
+    names = {image["id"]: image["file_name"] for image in images}
     rows = []
     for i, item in enumerate(top["annotations"]):
-        if item.get("image_id") not in names:
-            raise DataError(f"{path}: annotation {item.get('id', i)!r} belongs to no image: {item.get('image_id')!r}")
-        rows.append(_row({"filename": names[item["image_id"]], **item}, path, f"annotation {item.get('id', i)}"))
+        place = f"annotation {record(item, ('image_id',), path, f'annotation {i}').get('id', i)}"
+        if item["image_id"] not in names:
+            raise DataError(f"{path}: {place} belongs to no image: {item['image_id']!r}")
+        rows.append(_row({"filename": names[item["image_id"]], **item}, path, place))
     return rows
 
 

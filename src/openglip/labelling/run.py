@@ -53,12 +53,15 @@ class LabelJob:
     provenance: dict[str, Any]
     repeated: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
-    def worker(self) -> Work:
-        """Build the teacher. Raises ConfigError when its weights are not those of the run."""
+    def worker(self, number: int = 0) -> Work:
+        """Build the teacher, on the GPU of this number if it is to be any. Raises ConfigError for other weights."""
         import torch
 
         torch.set_num_threads(self.teacher.threads)
-        detector = build_detector(self.model, self.weights, self.teacher.device, self.teacher.precision)
+        device = self.teacher.device
+        if device == "cuda":
+            device = f"cuda:{number % torch.cuda.device_count()}"
+        detector = build_detector(self.model, self.weights, device, self.teacher.precision)
         found, wanted = weights_sha256(detector.model), self.provenance["weights_sha256"]
         if found != wanted:
             raise ConfigError(f"the weights here have the sha256 {found}, those of the run {wanted}")
@@ -75,7 +78,7 @@ class LabelJob:
 class HashJob:
     """Perceptual hashes of a shard's pictures, with their names."""
 
-    def worker(self) -> Work:
+    def worker(self, number: int = 0) -> Work:
         return lambda shard, beat: {"hashes": [_hash(pair) for pair in shard.pairs()]}
 
 
@@ -148,7 +151,9 @@ def _prepare(
     if categories is not None:
         check_names(categories)
     detector = build_detector(model, weights, teacher.device, teacher.precision)
-    teacher = replace(teacher, device=detector.device.type, precision=detector.precision)
+    if teacher.device == "auto":
+        teacher = replace(teacher, device=detector.device.type)
+    teacher = replace(teacher, precision=detector.precision)
     chunker = None if categories is not None else resolve_chunker(labels.chunker)
     settings = {
         "teacher": detector.model.name,
@@ -156,6 +161,7 @@ def _prepare(
         "categories": None if categories is None else list(categories),
         **asdict(teacher),
         **asdict(labels),
+        "device": detector.device.type,
         "chunker": chunker,
         "version": openglip.__version__,
     }
@@ -235,10 +241,23 @@ Run = Callable[[Sequence[Shard], Any], Generator[Outcome]]
 
 def _runner(engine: Engine, workers: int, address: str | None, device: str) -> Run:
     if engine == "ray":
-        return lambda shards, job: on_ray(shards, job, max(1, workers), address, gpus=1 if device == "cuda" else 0)
+        return lambda shards, job: on_ray(
+            shards, job, max(1, workers), address, gpus=1 if device.startswith("cuda") else 0
+        )
     if address is not None:
         raise ConfigError("an address is for the engine 'ray'")
-    return in_process if workers == 0 else lambda shards, job: on_processes(shards, job, workers)
+    return _here if workers == 0 else lambda shards, job: on_processes(shards, job, workers)
+
+
+def _here(shards: Sequence[Shard], job: Any) -> Generator[Outcome]:
+    """In this process, whose number of threads is the caller's again afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield from in_process(shards, job)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _workers(workers: int | None, device: str) -> int:
@@ -250,6 +269,8 @@ def _workers(workers: int | None, device: str) -> int:
         import torch
 
         return torch.cuda.device_count()
+    if device != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
