@@ -377,6 +377,17 @@ class TestCustomSources:
         assert report.figures["AP"] == pytest.approx(1.0)
         assert report.per_category["dog"]["AP"] == -1.0
 
+    def test_a_split_is_named_where_there_are_several(self, tmp_path: Path) -> None:
+        for part in ("train", "val"):
+            write(tmp_path / f"annotations/{part}.json", coco_file([square(1, 0)]))
+        with pytest.raises(ConfigError, match="holds train, val: name one with split"):
+            openglip.evaluate("custom", tmp_path, predictions=[])
+        with pytest.raises(ConfigError, match="has no split 'test'; it holds train, val"):
+            openglip.evaluate("custom", tmp_path, predictions=[], split="test")
+        with pytest.raises(ConfigError, match="one file without splits"):
+            openglip.evaluate("custom", tmp_path / "annotations/val.json", predictions=[], split="val")
+        assert openglip.evaluate("custom", tmp_path, predictions=[], split="val").figures["AP"] == 0.0
+
     def test_classes_that_a_source_does_not_label_are_not_judged(self) -> None:
         truth = coco_file([square(1, 0, 1), square(2, 1, 2)], names=("cat", "dog"), images=2)
         found = [hit(0, 0.8, 1), hit(1, 0.8, 2), hit(0, 0.9, 2), hit(1, 0.9, 1)]

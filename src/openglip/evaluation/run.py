@@ -83,7 +83,7 @@ def evaluate(
     begin = time.perf_counter()
     chosen = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
     options = Options(split, prompts, sets, labelled_only, plus_one, chunk_size, batch_size)
-    tasks = make_tasks(benchmark, annotations, chosen, options)
+    tasks = make_tasks(benchmark, annotations, chosen, options, images)
     run = _Run(benchmark, tasks, annotations, images, None if output is None else Path(output), title, render, begin)
     if predictions is not None:
         said = {"predictions": describe(predictions, "predictions"), "predictions_sha256": sha256(predictions)}

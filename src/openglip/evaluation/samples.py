@@ -13,7 +13,7 @@ from openglip.data.findings import Findings
 from openglip.data.formats import open_splits, sniff
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.matching import Bools
-from openglip.evaluation.read import Annotations, Source, load_json, read_annotations
+from openglip.evaluation.read import Annotations, Source, describe, load_json, read_annotations
 from openglip.structures.boxes import xyxy_to_xywh
 from openglip.structures.sample import ImageReference, Sample
 
@@ -31,6 +31,8 @@ def read_custom(
     Raises ConfigError when the split must be named, DataError for a data set without categories.
     """
     if not isinstance(source, (str, PathLike)) or (Path(source).is_file() and sniff(Path(source)) in ("coco", "lvis")):
+        if split is not None:
+            raise ConfigError(f"{describe(source, 'annotations')} is one file without splits: leave split out")
         data = load_json(source, "annotations")
         annotations = read_annotations(data, ids)  # type: ignore[arg-type]
         if isinstance(source, (str, PathLike)):

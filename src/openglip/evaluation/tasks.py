@@ -83,8 +83,14 @@ class Task:
     any_suffix: bool = False
 
 
-def make_tasks(benchmark: Benchmark, source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
-    """The tasks of a benchmark; one, but for ODinW one per set.
+def make_tasks(
+    benchmark: Benchmark,
+    source: Source,
+    ids: Sequence[object] | None,
+    options: Options,
+    images: str | PathLike[str] | None = None,
+) -> list[Task]:
+    """The tasks of a benchmark; one, but for ODinW one per set. images: for readers that look for the pictures.
 
     Raises ConfigError for an option of another benchmark, DataError for annotations that can't be used.
     """
@@ -95,7 +101,7 @@ def make_tasks(benchmark: Benchmark, source: Source, ids: Sequence[object] | Non
         raise ConfigError(f"{benchmark} needs a path, not parsed annotations")
     makers: dict[str, Callable[..., list[Task]]] = {
         "coco": _coco,
-        "custom": _custom,
+        "custom": partial(_custom, images=images),
         "coco-ov": _coco_ov,
         "lvis": _lvis,
         "flickr30k": _flickr,
@@ -148,8 +154,10 @@ def _coco(source: Source, ids: Sequence[object] | None, options: Options) -> lis
     return [_boxes(read_annotations(source, ids), partial(coco, plus_one=options.plus_one), options)]
 
 
-def _custom(source: Source, ids: Sequence[object] | None, options: Options) -> list[Task]:
-    annotations, pictures = read_custom(source, ids, options.split, None)
+def _custom(
+    source: Source, ids: Sequence[object] | None, options: Options, images: str | PathLike[str] | None
+) -> list[Task]:
+    annotations, pictures = read_custom(source, ids, options.split, images)
     task = _boxes(annotations, custom, options)
 
     def boxes(predictions: Source) -> tuple[Truth, Found]:
