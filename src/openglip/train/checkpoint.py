@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ STATE = "state.pt"
 MANIFEST = "manifest.json"
 
 
-def save(folder: Path, step: int, state: dict[str, object], keep: int) -> Path:
+def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Path:
     """Write `folder/step-N` and remove all but the newest `keep` folders.
 
     state: tensors, numbers, strings, lists and dicts of them. Written under another name and renamed, so that a kill
@@ -31,7 +32,7 @@ def save(folder: Path, step: int, state: dict[str, object], keep: int) -> Path:
         shutil.rmtree(left_over)
     part, whole = folder / f".step-{step}", folder / f"step-{step}"
     part.mkdir()
-    torch.save(state, part / STATE)
+    torch.save(dict(state), part / STATE)
     manifest = {"step": step, "sha256": _sha256(part / STATE)}
     (part / MANIFEST).write_text(json.dumps(manifest) + "\n")
     for path in (part / STATE, part / MANIFEST, part):

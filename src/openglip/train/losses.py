@@ -9,28 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from openglip.model.anchors import BoxCoder
+from openglip.model.head import HeadOutputs
 from openglip.structures.boxes import elementwise_giou
 from openglip.train.assign import Targets, assign
 from openglip.train.parallel import mean_over_ranks
 
 SURELY_NOT = -1e4
 """A logit whose focal loss and gradient are exactly 0 where nothing is asked for."""
-
-
-class Outputs(Protocol):
-    """Logits B x A x L, box offsets B x A x 4, centerness B x A, and (height, width) of each level."""
-
-    logits: Tensor
-    box_regression: Tensor
-    centerness: Tensor
-    sizes: Sequence[tuple[int, int]]
 
 
 class Normalisers(NamedTuple):
@@ -94,7 +86,7 @@ class GroundingCriterion:
 
     def __call__(
         self,
-        outputs: Outputs,
+        outputs: HeadOutputs,
         anchors: Tensor,
         boxes: Sequence[Tensor],
         positive_maps: Sequence[Tensor],
@@ -132,7 +124,7 @@ class ClosedSetCriterion:
 
     def __call__(
         self,
-        outputs: Outputs,
+        outputs: HeadOutputs,
         anchors: Tensor,
         boxes: Sequence[Tensor],
         labels: Sequence[Tensor],
@@ -169,7 +161,7 @@ def _rows_of_boxes(matched: Tensor, rows: Sequence[Tensor], columns: int) -> Ten
 
 
 def _box_terms(
-    outputs: Outputs, anchors: Tensor, targets: Targets, counts: Normalisers, coder: BoxCoder, box_weight: float
+    outputs: HeadOutputs, anchors: Tensor, targets: Targets, counts: Normalisers, coder: BoxCoder, box_weight: float
 ) -> dict[str, Tensor]:
     image, anchor = (targets.matched >= 0).nonzero(as_tuple=True)
     # indexing keeps the graph when nothing matched: the terms are 0 and every parameter has a gradient

@@ -1,4 +1,4 @@
-"""The published recipes, and the two-minute `debug`. Each docstring is a lab note: data, score, hardware, hours, command.
+"""The published recipes, and the two-minute `debug`. Docstrings are lab notes: data, score, hardware, hours, command.
 
 Each recipe's `data` is a folder; its docstring says what lies in it.
 """
@@ -41,7 +41,7 @@ def debug() -> Recipe:
 
 
 def _shapes(recipe: Recipe) -> list[Source]:
-    prompt = partial(detection_prompt_with_negatives, max_negatives=19)
+    prompt = partial(detection_prompt_with_negatives, max_negatives=19, control=(0.0, 0.0, 0.0, 0.0))
     return [Source("shapes", Shapes(20_000, seed=recipe.seed), prompt)]
 
 

@@ -69,7 +69,7 @@ def resume(folder: str | os.PathLike[str]) -> Recipe:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return find_recipe(fields.pop("recipe"), fields)
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not a recipe that this program wrote: {error}") from error
 
 

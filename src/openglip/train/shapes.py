@@ -28,7 +28,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring")
 PAIRS = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
 UNSEEN = ("red circle", "green square", "blue triangle", "yellow cross", "white ring")
 SEEN = tuple(pair for pair in PAIRS if pair not in UNSEEN)
-SIDE = 128
+SIDE = 96
 
 
 class Shapes(Sequence[Sample]):
@@ -50,7 +50,7 @@ class Shapes(Sequence[Sample]):
         boxes, labels = [], []
         for cell in rng.sample(range(4), rng.randint(1, 4)):  # one shape in a quarter, so that none is covered
             label = rng.randrange(len(self.pairs))
-            side = rng.randint(24, 56)
+            side = rng.randint(20, 40)
             left = (cell % 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
             top = (cell // 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
             colour, shape = self.pairs[label].split()

@@ -1,0 +1,104 @@
+"""Recipes as records: settings by name, errors that help, and the way through recipe.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openglip.errors import ConfigError
+from openglip.train.recipe import to_json, with_settings
+from openglip.train.recipes import RECIPES
+from openglip.train.run import find_recipe, resume, start
+
+INTERFACE_FIELDS = {"steps", "batch_size", "lr", "seed", "checkpoint_every", "evaluate_every", "workers", "data"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_the_promised_fields_and_a_lab_note(name: str) -> None:
+    assert to_json(RECIPES[name]()).keys() >= INTERFACE_FIELDS
+    note = RECIPES[name].__doc__ or ""
+    for word in ("Data:", "Score:", "Hardware", f"`openglip train {name}"):
+        assert word in note, word
+
+
+def test_settings_are_read_from_strings() -> None:
+    changed = find_recipe(
+        "debug",
+        {
+            "steps": "7",
+            "lr": "1e-4",
+            "text_lr": "none",
+            "milestones": "0.5,0.8",
+            "lr_of": '{"rpn.": 1}',
+            "precision": "bf16",
+            "use_average": "false",
+            "data": "5",
+        },
+    )
+    assert (changed.steps, changed.lr, changed.text_lr, changed.precision) == (7, 1e-4, None, "bf16")
+    assert (changed.milestones, changed.lr_of, changed.use_average) == ((0.5, 0.8), {"rpn.": 1.0}, False)
+    assert changed.data == "5"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"step": 3}, "no field 'step': did you mean 'steps'"),
+        ({"xyzzy": 3}, "no field 'xyzzy': there are name, model"),
+        ({"steps": "many"}, "steps is 'many', it must be of type int"),
+        ({"steps": "1.5"}, "steps is 1.5, it must be of type int"),
+        ({"steps": "0"}, "steps is 0, it must be at least 1"),
+        ({"workers": "-1"}, "workers is -1, it must not be negative"),
+        ({"precision": "fp8"}, "precision is 'fp8', it must be one of fp32, bf16, fp16"),
+        ({"lr_of": "3"}, "lr_of is 3, it must be a JSON object"),
+        ({"average": 1.0}, "average is 1.0, it must be below 1"),
+        ({"decay_schedule": True}, "decay_schedule follows milestones"),
+        ({"sources": "x"}, "no field 'sources'"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        find_recipe("debug", settings)
+    assert says in str(caught.value)
+
+
+def test_run_folder_remembers_its_recipe(tmp_path: Path) -> None:
+    begun = start("debug", tmp_path / "run", {"steps": 9, "milestones": (0.3,)})
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["steps"] == 9
+    assert resume(tmp_path / "run") == begun
+    with pytest.raises(ConfigError, match="holds a run already: continue it with --resume"):
+        start("debug", tmp_path / "run")
+
+
+def test_recipe_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from openglip.train.recipes import debug\nimport dataclasses\n"
+        "def recipe():\n    return dataclasses.replace(debug(), name='mine', steps=3)\n"
+    )
+    assert start(str(file), tmp_path / "run", {"seed": 5}).steps == 3
+    again = resume(tmp_path / "run")
+    assert (again.name, again.seed) == ("mine", 5)
+
+
+def test_unknown_recipes_and_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no recipe 'glip-x'"):
+        find_recipe("glip-x")
+    with pytest.raises(ConfigError, match="there is no recipe file"):
+        find_recipe("nowhere.py")
+    with pytest.raises(ConfigError, match="holds no run"):
+        resume(tmp_path)
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match=r"has no function recipe\(\)"):
+        find_recipe(str(tmp_path / "empty.py"))
+    (tmp_path / "recipe.json").write_text("[]")
+    with pytest.raises(ConfigError, match="not a recipe that this program wrote"):
+        resume(tmp_path)
+
+
+def test_settings_do_not_touch_the_original() -> None:
+    recipe = RECIPES["debug"]()
+    assert with_settings(recipe, {"steps": 1}).steps == 1
+    assert recipe.steps != 1
