@@ -12,7 +12,7 @@ import torch
 import openglip
 from openglip.images.read import read_image
 from openglip.model.builders import MODELS
-from openglip.model.nano import CLASSES, Nano, WordTable
+from openglip.model.nano import CLASSES, GRID, Nano, WordTable
 from openglip.predict.detector import Detector
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
@@ -35,9 +35,9 @@ def test_outputs_have_the_shapes_every_detector_has():
     model = MODELS["nano"]().eval()
     ids, mask = ids_of("cat. traffic light")
     with torch.inference_mode():
-        outputs = model(torch.zeros(2, 3, 64, 96), ids.repeat(2, 1), mask.repeat(2, 1))
+        outputs = model(torch.zeros(2, 3, 96, 192), ids.repeat(2, 1), mask.repeat(2, 1))
     anchors = model.anchors(outputs.sizes)
-    assert outputs.sizes == ((8, 12), (4, 6), (2, 3)) * 2
+    assert outputs.sizes == ((8, 16), (4, 8), (2, 4), (12, 24), (6, 12), (3, 6))
     assert outputs.logits.shape == (2, len(anchors), ids.shape[1])
     assert outputs.box_regression.shape == (2, len(anchors), 4)
     assert outputs.centerness.shape == (2, len(anchors))
@@ -82,12 +82,13 @@ def test_words_in_eight_bits_come_back_within_half_a_step():
 def test_the_detectors_own_places_give_its_boxes():
     torch.manual_seed(0)
     model = Nano().eval()
-    images = torch.randn(1, 3, 64, 64) * 40
+    images = torch.randn(1, 3, 96, 96) * 40
     with torch.inference_mode():
         raw = [boxes for _, _, boxes in model.yolox(images + 114)]
         outputs = model.align(model.encode_image(images), model.encode_text(*ids_of("cat")))
     anchors = model.anchors(outputs.sizes)
-    found = model.coder.decode(outputs.box_regression[0], anchors)[len(anchors) // 2 :]
+    own = sum(h * w for h, w in outputs.sizes[3:])
+    found = model.coder.decode(outputs.box_regression[0], anchors)[-own:]
     expected = []
     for level, stride in zip(raw, (8, 16, 32), strict=True):
         _, _, h, w = level.shape
@@ -96,6 +97,22 @@ def test_the_detectors_own_places_give_its_boxes():
         half = torch.stack([level[0, 2], level[0, 3]], -1).exp() * stride / 2
         expected.append(torch.cat([centre - half, centre + half], -1).reshape(-1, 4))
     torch.testing.assert_close(found, torch.cat(expected), atol=0.01, rtol=1e-4)
+
+
+def test_the_towers_boxes_are_those_of_its_smaller_image():
+    """Its anchors on the full image are those of its own image, half as large again."""
+    torch.manual_seed(0)
+    model = Nano().eval()
+    offsets = torch.randn(16, 4)
+    small, full = GRID(((4, 4), (2, 2), (1, 1)))[:16], model.anchors(((4, 4), (2, 2), (1, 1)) * 2)[:16]
+    low, high = model.coder.decode(offsets, small).split(2, 1)
+    corners = torch.cat([low * 1.5 + 0.25, (high + 1) * 1.5 - 1 + 0.25 - 0.25], 1)
+    torch.testing.assert_close(model.coder.decode(offsets, full), corners, atol=0.5, rtol=1e-3)
+
+
+def test_an_image_of_another_multiple_is_refused():
+    with pytest.raises(ValueError, match="multiples of 96 here, not 96 x 64"):
+        Nano().encode_image(torch.zeros(1, 3, 96, 64))
 
 
 def test_every_name_of_the_detector_is_itself_and_no_other(nano: Detector):

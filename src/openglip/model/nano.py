@@ -27,6 +27,8 @@ FIRST, LAST, PADDING = 101, 102, 0  # [CLS], [SEP], [PAD]
 GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
+GRID = AnchorGrid((8, 16, 32), scale=8)  # of the tower and of the detector, each on its own image
+STAND_BACK = 3.0  # by which the tower's logits are lower for a word that is a name of the detector
 SHARP, SURE = 30.0, 0.75  # a text whose likeness to a name of the detector is above SURE means that name
 
 
@@ -86,7 +88,7 @@ class Nano(nn.Module):
 
     name = "nano"
     preparation = Preparation(
-        short_side=320, max_side=480, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=32
+        short_side=384, max_side=960, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=96
     )
     score_cut = 0.0
     default_threshold = 0.5
@@ -98,7 +100,7 @@ class Nano(nn.Module):
 
     def __init__(self, dim: int = 128, looks: int = 2) -> None:
         super().__init__()
-        self.anchors = AnchorGrid(strides=(8, 16, 32, 8, 16, 32), scale=8)  # the tower's places, then the detector's
+        self.anchors = AnchorGrid((12, 24, 48, *GRID.strides), scale=8)  # the tower's places, then the detector's
         self.coder = BoxCoder()
         self.bert = Bert(dim=TEXT_DIM, layers=6, heads=12, hidden=1536, dropout=0.0)
         self.bert.embeddings.word_embeddings = WordTable(30522, TEXT_DIM)  # type: ignore[assignment]
@@ -166,7 +168,21 @@ class Nano(nn.Module):
         return torch.cat([self.words(torch.cat([token, segment], -1) * TEXT_DIM**0.5), like.sigmoid(), same], -1)
 
     def encode_image(self, images: Tensor) -> list[Tensor]:
-        """Per level B x (2 D + 9 + 80) x h x w: keys, places, boxes, centerness, the detector's boxes and scores."""
+        """images: B x 3 x H x W, sides multiples of 96. Returns the levels of `look_at` on two thirds of the size, then
+        three levels of the detector on the full size, B x (4 + 80) x h x w: boxes and scores.
+        """
+        height, width = images.shape[2:]
+        if height % 96 or width % 96:
+            raise ValueError(f"the sides of an image are multiples of 96 here, not {height} x {width}")
+        small = F.interpolate(images, (height * 2 // 3, width * 2 // 3), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            known = self.yolox(images + GREY)
+        guesses = self._guesses([raw for _, _, raw in known])
+        own = [torch.cat([guess, scores], 1) for guess, (_, scores, _) in zip(guesses, known, strict=True)]
+        return [*self.look_at(small), *own]
+
+    def look_at(self, images: Tensor) -> list[Tensor]:
+        """The tower: per level B x (2 D + 5 + 80) x h x w: keys, places, boxes, centerness, the detector's scores."""
         photo = images + GREY
         with torch.no_grad():
             known = self.yolox(photo)
@@ -187,29 +203,30 @@ class Nano(nn.Module):
         for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):
             named, placed = self.named(level), self.placed(level)
             pyramid.append(
-                torch.cat([self.keys(named), level, guess + self.boxes(placed), self.central(placed), guess, scores], 1)
+                torch.cat([self.keys(named), level, guess + self.boxes(placed), self.central(placed), scores], 1)
             )
         return pyramid
 
     def align(self, pyramid: Sequence[Tensor], text: TextFeatures) -> HeadOutputs:
         """Compare places with words: those of the tower, then the detector's own, for words that are its names."""
-        tower, guesses, scores = self.compare(pyramid, text)
-        known = (scores @ self._same(text)).clamp(1e-6, 1 - 1e-6)
-        own = self.own[0] * known.logit() + self.own[1]
+        tower = self.compare(pyramid[:3], text)
+        guesses, scores = _places(pyramid[3:]).split([4, CLASSES], 2)
+        same = text.hidden[..., -CLASSES:].transpose(1, 2)  # B x 80 x L: how surely a word is one of the names
+        known = (scores @ same).clamp(1e-6, 1 - 1e-6)
+        logits = tower.logits * self.calibration[0] + self.calibration[1] - STAND_BACK * same.amax(1, keepdim=True)
         return HeadOutputs(
-            torch.cat([tower.logits * self.calibration[0] + self.calibration[1], own], 1),
+            torch.cat([logits, self.own[0] * known.logit() + self.own[1]], 1),
             torch.cat([tower.box_regression, guesses], 1),
-            torch.cat([tower.centerness, torch.full_like(tower.centerness, 20.0)], 1),
-            tower.sizes * 2,
+            torch.cat([tower.centerness, tower.centerness.new_full(scores.shape[:2], 20.0)], 1),
+            tower.sizes + _sizes(pyramid[3:]),
         )
 
-    def compare(self, pyramid: Sequence[Tensor], text: TextFeatures) -> tuple[HeadOutputs, Tensor, Tensor]:
-        """The tower's outputs (what is trained); the detector's boxes B x A x 4 and scores B x A x 80."""
-        sizes = tuple((int(level.shape[2]), int(level.shape[3])) for level in pyramid)
-        places = torch.cat([level.flatten(2) for level in pyramid], 2).transpose(1, 2)
+    def compare(self, levels: Sequence[Tensor], text: TextFeatures) -> HeadOutputs:
+        """The tower's levels with words; its boxes are offsets from the anchors of `GRID` on the tower's image."""
+        sizes = _sizes(levels)
         words, like, _ = text.hidden.split([text.hidden.shape[2] - 2 * CLASSES, CLASSES, CLASSES], -1)
         dim = words.shape[2]
-        keys, seen, boxes, central, guesses, scores = places.split([dim, dim, 4, 1, 4, CLASSES], 2)
+        keys, seen, boxes, central, scores = _places(levels).split([dim, dim, 4, 1, CLASSES], 2)
         coarse = seen[:, sizes[0][0] * sizes[0][1] :]
         for look in self.looks:
             words = look(words, coarse)
@@ -217,18 +234,14 @@ class Nano(nn.Module):
         logits = keys @ asked.transpose(1, 2) / dim**0.5 + bias.transpose(1, 2) + self.prior
         known = (scores @ like.transpose(1, 2)).clamp(max=1)
         logits = logits + self.trust * torch.log1p(known / LEAST)
-        return HeadOutputs(logits, boxes, central[..., 0], sizes), guesses, scores
-
-    def _same(self, text: TextFeatures) -> Tensor:
-        """B x 80 x L: how surely a word is one of the detector's names."""
-        return text.hidden[..., -CLASSES:].transpose(1, 2)
+        return HeadOutputs(logits, boxes, central[..., 0], sizes)
 
     def _guesses(self, raw: Sequence[Tensor]) -> list[Tensor]:
         """The detector's boxes as offsets from our anchors, B x 4 x h x w per level."""
-        sizes = [(level.shape[2], level.shape[3]) for level in raw]
-        anchors = self.anchors(sizes * 2, raw[0].device, raw[0].dtype).split([h * w for h, w in sizes * 2])
+        sizes = _sizes(raw)
+        anchors = GRID(sizes, raw[0].device, raw[0].dtype).split([h * w for h, w in sizes])
         guesses = []
-        for level, own, stride in zip(raw, anchors, self.anchors.strides, strict=False):
+        for level, own, stride in zip(raw, anchors, GRID.strides, strict=True):
             shape = level.shape
             x = level.flatten(2).transpose(1, 2)
             corner = (own[:, :2] + own[:, 2:] - (stride - 1)) / 2
@@ -237,6 +250,15 @@ class Nano(nn.Module):
             offsets = self.coder.encode(torch.cat([centre - half, centre + half], -1), own)
             guesses.append(offsets.transpose(1, 2).reshape(shape))
         return guesses
+
+
+def _places(levels: Sequence[Tensor]) -> Tensor:
+    """Levels B x C x h x w as B x A x C."""
+    return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
+
+
+def _sizes(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(level.shape[2]), int(level.shape[3])) for level in levels)
 
 
 def _coordinates(like: Tensor) -> Tensor:

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from openglip.data.files import read_json, read_lines
 from openglip.data.pack import captioned, labelled, pack
 from openglip.errors import ConfigError
-from openglip.model.anchors import AnchorGrid
 from openglip.model.head import TextFeatures
-from openglip.model.nano import Nano
+from openglip.model.nano import GRID, Nano
 from openglip.train import checkpoint
 from openglip.train.assign import Targets, assign
 from openglip.train.losses import GroundingCriterion
@@ -45,7 +44,6 @@ RATES = {"mobilenet.": 2e-4, "": 1.5e-3}
 DECAY, CLIP, AVERAGE, WARMUP = 0.02, 4.0, 0.9995, 150
 PLACE_WEIGHT = 0.15
 FROZEN = ("bert.", "yolox.", "mobilenet.stem.", "mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.")
-GRID = AnchorGrid((8, 16, 32), 8)
 TEXT_FILE, VISION_FILE = "nano-text.safetensors", "nano-vision.safetensors"
 
 
@@ -133,8 +131,9 @@ def prepare(data: Path, model: Nano, output: Path, held_out: Path) -> NanoBatche
 def losses(model: Nano, batch: NanoBatch, bf16: bool = True) -> dict[str, Tensor]:
     """GLIP's terms, and `place`: of every wanted word, the share of its own places in a softmax over all places."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        pyramid = model.encode_image(batch.images)
-    outputs = model.compare([level.float() for level in pyramid], TextFeatures(model.read(batch.texts), batch.mask))[0]
+        levels = model.look_at(batch.images)
+    text = TextFeatures(model.read(batch.texts), batch.mask)
+    outputs = model.compare([level.float() for level in levels], text)
     anchors = GRID(outputs.sizes)
     targets = assign(anchors, outputs.sizes, batch.boxes)
     terms = GroundingCriterion()(outputs, anchors, batch.boxes, batch.tokens, batch.mask, targets=targets)
