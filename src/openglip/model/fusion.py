@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from openglip.model.bert import LIMIT
 from openglip.model.linear import in_chunks, linear
 
-# Image rows that are attended at once without gradients; the logits of 1,024 rows and 8 x 194 columns are 6 MB.
-CHUNK = 1024
+# Image rows that are attended at once without gradients; the logits of 2,048 rows and 8 x 194 columns are 13 MB.
+CHUNK = 2048
 # Below this sum of weights a column has lost precision to underflow.
 TINY = 1e-25
 
