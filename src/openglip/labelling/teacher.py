@@ -70,13 +70,13 @@ class Teacher:
 
     def __init__(self, detector: Any, settings: TeacherSettings, categories: Sequence[str] | None = None) -> None:
         self.detector, self.settings = detector, settings
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self.prompt = None if categories is None else detection_prompt(categories)
         self._categories = None if categories is None else detector.encode_text(list(categories))
 
     def answer(self, tasks: Sequence[Task]) -> list[Answer]:
         """Regions for each task. A picture that can't be read is an answer with an error, as is an unusable text."""
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         try:
             answers = self._answer(tasks) if tasks else []
         except PromptError as error:
@@ -85,6 +85,7 @@ class Teacher:
             return [answer for task in tasks for answer in self.answer([task])]
         finally:
             self.seconds += time.perf_counter() - begin
+            self.cpu_seconds += time.process_time() - cpu_begin
         return answers
 
     def _answer(self, tasks: Sequence[Task]) -> list[Answer]:
