@@ -65,7 +65,8 @@ def boxes(run: Path, root: Path) -> dict[str, Any]:
     """A label is right when a box of a marked phrase that overlaps its words covers it by 0.5; a marked phrase with
     boxes is found when a label of words that overlap it is right."""
     true = _true_boxes(root)
-    found = {}
+    settings = json.loads((run / "manifest.json").read_bytes())["settings"]
+    found: dict[str, Any] = {key: settings[key] for key in ("teacher", "weights_sha256", "chunker")}
     for threshold in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
         labels = right = phrases = hit = 0
         for line in _lines(run):
