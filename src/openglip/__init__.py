@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from openglip.cli.train import train as train
     from openglip.errors import ConfigError as ConfigError
     from openglip.errors import DataError as DataError
     from openglip.errors import ImageError as ImageError
@@ -26,6 +27,7 @@ _HOMES = {
     "Detections": "openglip.structures.detections",
     "evaluate": "openglip.evaluation.run",
     "label": "openglip.labelling.run",
+    "train": "openglip.cli.train",
     "OpenGLIPError": "openglip.errors",
     "ImageError": "openglip.errors",
     "PromptError": "openglip.errors",

@@ -90,6 +90,7 @@ VARIANTS = ["dyhead-t", "glip-t-a", "glip-t"]
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_and_gradients_then_three_steps(goldens: Path, variant: str) -> None:
+    """First float32 as training runs, then float64 with the plain formulas, which has no rounding to speak of."""
     it = Run(goldens, variant)
     losses, outputs = it.loss()
     for tensor in outputs.values():
@@ -100,7 +101,14 @@ def test_losses_and_gradients_then_three_steps(goldens: Path, variant: str) -> N
         torch.testing.assert_close(tensor, it.golden[key], rtol=0, atol=1e-3)
         assert tensor.grad is not None
         torch.testing.assert_close(tensor.grad, it.golden[f"grad_{key}"], rtol=1e-3, atol=1e-4)
-    check_gradients(it)
+    # a ReLU within rounding of its kink moves the gradients of a layer or two by more than the tolerance
+    off = gradients_off(it, 1e-3)
+    assert len(off) <= 0.02 * len(it.about["grad"]), off
+    it.to_float64()
+    it.model.zero_grad()
+    torch.stack(list(it.loss()[0].values())).sum().backward()
+    assert gradients_off(it, 1e-5) == {}
+    check_stored_gradients(it)
     it.model.zero_grad()
     three_steps(it, variant)
 
@@ -110,23 +118,32 @@ def check_losses(losses: dict[str, Tensor], official: dict[str, float], rel: flo
         assert value.item() == pytest.approx(official[OFFICIAL_TERMS[term]], rel=rel), term
 
 
-def check_gradients(it: Run) -> None:
-    norms = it.about["float64"]["grad_norms"]
+def gradients_off(it: Run, tolerance: float) -> dict[str, float]:
+    """Relative deviation of gradient norms from the official float64 run, where above the tolerance."""
+    off = {}
     for name, parameter in it.model.named_parameters():
         if it.about["grad"][name] is None:
             assert parameter.grad is None, name
-        elif not name.endswith(ROUNDING_ONLY):
-            assert parameter.grad is not None, name
-            tolerance = 2e-3 if name.endswith("AttnConv.1.bias") else 1e-3
-            assert parameter.grad.norm().item() == pytest.approx(norms[name], rel=tolerance), name
-            total, abs_sum, _ = it.about["grad"][name]
-            assert parameter.grad.sum().item() == pytest.approx(total, abs=2e-3 * abs_sum), name
-        if f"grad/{name}" in it.golden and not name.endswith(ROUNDING_ONLY):
+            continue
+        assert parameter.grad is not None, name
+        wanted = it.about["float64"]["grad_norms"][name]
+        if wanted and not name.endswith(ROUNDING_ONLY):
+            ratio = parameter.grad.double().norm().item() / wanted
+            if abs(ratio - 1) > tolerance:
+                off[name] = ratio - 1
+    return off
+
+
+def check_stored_gradients(it: Run) -> None:
+    for name, parameter in it.model.named_parameters():
+        if parameter.grad is None or name.endswith(ROUNDING_ONLY):
+            continue
+        total, abs_sum, _ = it.about["grad"][name]
+        assert parameter.grad.sum().item() == pytest.approx(total, abs=2e-3 * abs_sum), name
+        if f"grad/{name}" in it.golden:
             wanted = it.golden[f"grad/{name}"]
-            scale = wanted.abs().max().item()
-            torch.testing.assert_close(
-                parameter.grad, wanted, rtol=0, atol=3e-3 * scale, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            limit = 3e-3 * wanted.abs().max().item()
+            torch.testing.assert_close(parameter.grad, wanted, rtol=0, atol=limit, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def three_steps(it: Run, variant: str) -> None:
@@ -139,7 +156,6 @@ def three_steps(it: Run, variant: str) -> None:
     """
     official = json.loads((it.folder / "three_steps.json").read_text())
     chaotic = variant == "glip-t"
-    it.to_float64()
     before = {name: p.detach().clone() for name, p in it.model.named_parameters()}
     lr_of = {} if variant.startswith("dyhead") else {"language_backbone.": 1e-5}
     optimizer = torch.optim.AdamW(parameter_groups(it.model.named_parameters(), 1e-4, 1e-4, lr_of))
@@ -159,7 +175,7 @@ def three_steps(it: Run, variant: str) -> None:
     changes = {
         name: (parameter.detach() - before[name]).abs().sum().item() / official["delta"][name][0]
         for name, parameter in it.model.named_parameters()
-        if official["delta"].get(name) and not name.endswith(ROUNDING_ONLY)
+        if (official["delta"].get(name) or [0])[0] and not name.endswith(ROUNDING_ONLY)
     }
     tolerance = 1e-3 if variant.startswith("dyhead") else 0.02
     far = {name: ratio for name, ratio in changes.items() if abs(ratio - 1) > tolerance}

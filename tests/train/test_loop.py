@@ -31,8 +31,8 @@ def lines(folder: Path, name: str = "log.jsonl") -> list[dict]:
 
 
 def run(folder: Path, kill_at: int | None = None, batches=tiny_batches, model=None, **changes) -> Path:
-    def report(line: Mapping) -> None:
-        if line["step"] == kill_at:
+    def report(kind: str, line: Mapping) -> None:
+        if kind == "train" and line["step"] == kill_at:
             raise Killed
 
     evaluate = (lambda net: {"score": net.rpn["head"].bias0.item()}) if changes.get("evaluate_every") else None

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import openglip
-from openglip.cli import convert, data, detect, doctor, evaluate, label, models
+from openglip.cli import convert, data, detect, doctor, evaluate, label, models, train
 from openglip.errors import ConfigError, OpenGLIPError, PromptError
 
 _ClickError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, which typer does not name
@@ -92,6 +92,7 @@ app.command("convert")(convert.convert)
 app.add_typer(data.data_app, name="data")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(label.label_app, name="label")
+app.command("train")(train.command)
 
 
 def main() -> None:

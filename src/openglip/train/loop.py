@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 Criterion = GroundingCriterion | ClosedSetCriterion
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Report = Callable[[str, Mapping[str, Any]], None]
+"""Takes "train" or "evaluation", and the line."""
 MAX_BAD_STEPS = 10
 
 
@@ -72,12 +74,12 @@ def fit(
     folder: Path,
     *,
     evaluate: Evaluate | None = None,
-    report: Callable[[Mapping[str, Any]], None] | None = None,
+    report: Report | None = None,
 ) -> Progress:
     """Train a model, from the newest checkpoint in `folder` if there is one; the results lie in `folder`.
 
     batches: gives this process's batches from a number on, without end. evaluate: figures of a model; called on the
-    first process. report: called on the first process with every line of the log.
+    first process. report: called on the first process with every line of the logs.
     Raises TrainingError when ten steps in a row have a loss that is not finite.
     """
     device = next(model.parameters()).device
@@ -121,10 +123,10 @@ def fit(
             line = _line(progress, terms, bad, lr, norm, small, time.perf_counter() - began, waited)
             logs.step(line)
             if report:
-                report(line)
+                report("train", line | {"steps": recipe.steps})
         last = progress.step == recipe.steps
         if evaluate and recipe.evaluate_every and (progress.step % recipe.evaluate_every == 0 or last):
-            _evaluate(model, evaluate, average, schedule, progress, recipe, folder, logs)
+            _evaluate(model, evaluate, average, schedule, progress, recipe, folder, logs, report)
         if logs is not None and (progress.step % recipe.checkpoint_every == 0 or last):
             logs.to_disk()
             state = _state(model, optimizer, schedule, average, scaler, progress)
@@ -277,6 +279,7 @@ def _evaluate(
     recipe: Recipe,
     folder: Path,
     logs: Logs | None,
+    report: Report | None,
 ) -> None:
     """Figures on the first process, known to all: they decide the rate, and which weights are the best."""
     began = time.perf_counter()
@@ -302,7 +305,10 @@ def _evaluate(
     if logs is not None:
         if better:
             _export(folder / "best.safetensors", model, average, recipe, progress)
-        logs.evaluation({"step": progress.step, **figures, "seconds": time.perf_counter() - began})
+        line = {"step": progress.step, **figures, "seconds": time.perf_counter() - began}
+        logs.evaluation(line)
+        if report:
+            report("evaluation", line)
 
 
 def _state(

@@ -25,6 +25,7 @@ class Recipe:
     model: a model's name. data: where the data lie (each recipe says how). batch_size: images of one step, over all
     processes and small batches. text_lr: rate of the text encoder, None for `lr`. lr_of: rates of other parameters by
     the beginning of their names. frozen: beginnings of names that do not train. weights: a checkpoint to start from.
+    start: checkpoints of parts by the beginning of their names, in `data`.
     best: the figure that decides which evaluation is the best. average: decay of the running average of the weights,
     0 for none; use_average: evaluate it and give it out instead of the weights. trackers: "tensorboard", "wandb".
     """
@@ -40,6 +41,7 @@ class Recipe:
     evaluate_every: int = 0
     workers: int = 4
     weights: str | None = None
+    start: Mapping[str, str] = field(default_factory=dict)
     text_lr: float | None = None
     lr_of: Mapping[str, float] = field(default_factory=dict)
     weight_decay: float = 1e-4
@@ -120,10 +122,10 @@ def _read(key: str, value: object, hint: Any) -> object:
     if origin is tuple:
         items = value if isinstance(value, list | tuple) else [value]
         return tuple(_read(key, item, typing.get_args(kind)[0]) for item in items)
-    if origin is not None:  # a mapping of names to numbers
+    if origin is not None:  # a mapping from names
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} is {value!r}, it must be a JSON object of names and numbers")
-        return {str(name): float(number) for name, number in value.items()}
+            raise ConfigError(f"{key} is {value!r}, it must be a JSON object")
+        return {str(name): _read(key, item, typing.get_args(kind)[1]) for name, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():

@@ -18,11 +18,13 @@ from openglip.data.mixtures import Mixture
 from openglip.errors import ConfigError
 from openglip.model.builders import MODELS
 from openglip.predict.detector import pick_device
-from openglip.train.loop import Criterion, Evaluate, Progress, fit
+from openglip.train.loop import Criterion, Evaluate, Progress, Report, fit
 from openglip.train.losses import ClosedSetCriterion, GroundingCriterion
 from openglip.train.parallel import process_group, rank, world_size
+from openglip.train.pretrained import load_parts
 from openglip.train.recipe import Recipe, to_json, with_settings
 from openglip.train.recipes import RECIPES
+from openglip.train.trackers import trackers
 from openglip.weights.files import read_checkpoint
 from openglip.weights.keys import from_official
 from openglip.weights.load import load_state
@@ -79,7 +81,7 @@ def train(
     *,
     evaluate: Evaluate | None = None,
     device: str = "auto",
-    report: Callable[[Mapping[str, Any]], None] | None = None,
+    report: Report | None = None,
 ) -> Progress:
     """Train a recipe in a folder, from its newest checkpoint if it has one; under `torchrun` on all its processes."""
     if recipe.evaluate_every and evaluate is None:
@@ -88,16 +90,30 @@ def train(
         model = new_model(recipe).to(own_device)
         mixture = Mixture(recipe.sources(recipe), recipe.seed)
         batches = batches_of(recipe, mixture, model, own_device)
-        return fit(model, criterion_of(model), batches, recipe, Path(output), evaluate=evaluate, report=report)
+        tracks = trackers(recipe.trackers, Path(output), to_json(recipe)) if rank() == 0 else []
+
+        def tell(kind: str, line: Mapping[str, Any]) -> None:
+            for track in tracks:
+                track(kind, line["step"], line)
+            if report:
+                report(kind, line)
+
+        return fit(model, criterion_of(model), batches, recipe, Path(output), evaluate=evaluate, report=tell)
 
 
-def new_model(recipe: Recipe) -> Any:
-    """The recipe's model: initialised from its seed, or with the weights that it starts from."""
+def initial_model(recipe: Recipe) -> Any:
+    """The recipe's model, initialised from its seed. Raises ConfigError for an unknown model."""
     if recipe.model not in MODELS:
         raise ConfigError(f"there is no model {recipe.model!r}: {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = MODELS[recipe.model]()
+        return MODELS[recipe.model]()
+
+
+def new_model(recipe: Recipe) -> Any:
+    """The recipe's model with the weights that it starts from."""
+    model = initial_model(recipe)
+    load_parts(model, recipe.start, Path(recipe.data))
     if recipe.weights:
         found = read_checkpoint(recipe.weights)
         load_state(model, from_official(found.state)[0] if found.official else found.state, recipe.weights)

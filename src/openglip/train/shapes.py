@@ -23,16 +23,19 @@ COLOURS = {
     "blue": (50, 80, 220),
     "yellow": (235, 215, 50),
     "white": (245, 245, 245),
+    "black": (10, 10, 10),
+    "purple": (150, 50, 170),
+    "cyan": (60, 210, 220),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 PAIRS = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
-UNSEEN = ("red circle", "green square", "blue triangle", "yellow cross", "white ring")
+UNSEEN = tuple(f"{colour} {SHAPES[i % len(SHAPES)]}" for i, colour in enumerate(COLOURS))  # one of each colour
 SEEN = tuple(pair for pair in PAIRS if pair not in UNSEEN)
 SIDE = 96
 
 
 class Shapes(Sequence[Sample]):
-    """Pictures with one to four shapes; picture i is always the same. pairs: the categories that occur."""
+    """Pictures with two to four shapes; picture i is always the same. pairs: the categories that occur."""
 
     def __init__(self, length: int, pairs: Sequence[str] = SEEN, seed: int = 0) -> None:
         self.length, self.pairs, self.seed = length, tuple(pairs), seed
@@ -45,10 +48,10 @@ class Shapes(Sequence[Sample]):
         if not 0 <= index < self.length:
             raise IndexError(index)
         rng = random.Random(f"{self.seed}/{index}")
-        grey = rng.randint(30, 110)
+        grey = rng.randint(60, 130)
         image = Image.new("RGB", (SIDE, SIDE), tuple(grey + rng.randint(-15, 15) for _ in range(3)))
         boxes, labels = [], []
-        for cell in rng.sample(range(4), rng.randint(1, 4)):  # one shape in a quarter, so that none is covered
+        for cell in rng.sample(range(4), rng.randint(2, 4)):  # one shape in a quarter, so that none is covered
             label = rng.randrange(len(self.pairs))
             side = rng.randint(20, 40)
             left = (cell % 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
@@ -72,7 +75,7 @@ class Shapes(Sequence[Sample]):
 
 
 def _near(colour: tuple[int, int, int], rng: random.Random) -> tuple[int, ...]:
-    return tuple(min(255, max(0, channel + rng.randint(-20, 20))) for channel in colour)
+    return tuple(min(255, max(0, channel + rng.randint(-10, 10))) for channel in colour)
 
 
 def _draw(draw: ImageDraw.ImageDraw, shape: str, colour: tuple[int, ...], box: tuple[int, int, int, int]) -> None:

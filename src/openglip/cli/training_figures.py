@@ -1,0 +1,70 @@
+"""Figures that judge a model while it trains, made of the benchmark's own parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from openglip.evaluation.coco import coco
+from openglip.evaluation.read import Annotations, read_annotations, read_results
+from openglip.predict.detector import Detector
+from openglip.structures.boxes import xyxy_to_xywh
+from openglip.train.shapes import PAIRS, SEEN, SIDE, UNSEEN, Shapes
+
+Figures = dict[str, float]
+HELD_OUT_SEED, HELD_OUT = 1_000_003, 100
+
+
+def on_shapes() -> Callable[[nn.Module], Figures]:
+    """AP at IoU 0.5 on generated pictures: AP50 over the pairs that training never shows, AP50_seen over the others."""
+    shapes = Shapes(HELD_OUT, PAIRS, HELD_OUT_SEED)
+    samples = [shapes[i] for i in range(len(shapes))]
+    boxes = [
+        {"id": f"{image}/{k}", "image_id": image, "category_id": int(label), "bbox": box}
+        for image, sample in enumerate(samples)
+        for k, (box, label) in enumerate(zip(xyxy_to_xywh(sample.boxes).tolist(), sample.labels, strict=True))  # type: ignore[arg-type]
+    ]
+    annotations = read_annotations(
+        {
+            "images": [{"id": image, "height": SIDE, "width": SIDE} for image in range(HELD_OUT)],
+            "annotations": boxes,
+            "categories": [{"id": i, "name": name} for i, name in enumerate(PAIRS)],
+        }
+    )
+    pictures = [sample.image for sample in samples]
+
+    def judge(model: nn.Module) -> Figures:
+        per_category = _scores(model, pictures, annotations, batch_size=20, short_side=SIDE).per_category
+        groups: Mapping[str, Sequence[str]] = {"AP50": UNSEEN, "AP50_seen": SEEN}
+        return {figure: _mean([per_category[name]["AP50"] for name in own]) for figure, own in groups.items()}
+
+    return judge
+
+
+def on_coco(path: Path, images: Path) -> Callable[[nn.Module], Figures]:
+    """The figures of a COCO-style file with its pictures, all names in one prompt."""
+    annotations = read_annotations(path)
+    pictures = [str(images / str(image["file_name"])) for image in annotations.images]
+    return lambda model: _scores(model, pictures, annotations).figures
+
+
+def _scores(model: nn.Module, pictures: Sequence[Any], annotations: Annotations, **detect: Any) -> Any:
+    detector = Detector(model, device=next(model.parameters()).device)
+    names = [category["name"] for category in annotations.categories]
+    rows = []
+    for image, found in zip(annotations.images, detector.stream(pictures, names, threshold=0, **detect), strict=True):
+        boxes = xyxy_to_xywh(found.boxes).tolist()
+        for box, score, label in zip(boxes, found.scores.tolist(), found.labels.tolist(), strict=True):
+            category = annotations.categories[label]["id"]
+            rows.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": score})
+    return coco(annotations, read_results(rows, annotations))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over what is defined; -1 when nothing is."""
+    defined = [value for value in values if value >= 0]
+    return float(np.mean(defined)) if defined else -1.0
