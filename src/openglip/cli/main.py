@@ -50,7 +50,8 @@ class _Verbs(TyperGroup):
 
 
 def _one_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
-    _say(f"warning: {message}")
+    if not issubclass(category, DeprecationWarning):  # for developers of a dependency, not for its users
+        _say(f"warning: {message}")
 
 
 def _say(text: str) -> None:
