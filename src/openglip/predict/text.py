@@ -98,11 +98,23 @@ class TextEncoder:
             begin = len(caption) - len(caption.lstrip())
             spans = [((begin, len(caption.rstrip())),)]
         prompt = grounding_prompt(caption, spans)
-        encoded = self._encode(prompt, torch.arange(len(spans)))
-        for i, tokens in enumerate(encoded.token_map):
-            if not tokens:
+        for i, found in enumerate(token_map(prompt, tokenize(caption, self.model.max_tokens))):
+            if not found:
                 raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
-        return EncodedText(self.owner, prompt.names, (encoded,), caption, prompt.spans)
+        if getattr(self.model, "phrases_alone", False):
+            prompts = self._alone(prompt.names)
+        else:
+            prompts = (self._encode(prompt, torch.arange(len(spans))),)
+        return EncodedText(self.owner, prompt.names, prompts, caption, prompt.spans)
+
+    def _alone(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
+        """Phrases without the caption around them, for a model that was trained to read them so."""
+        prompts = []
+        for run in split_names(phrases, max_tokens=self.model.max_tokens):
+            own = [phrases[i] for i in run]
+            prompt = detection_prompt(own, wordings=[("", phrase, "") for phrase in own])
+            prompts.append(self._encode(prompt, torch.tensor(list(run))))
+        return tuple(prompts)
 
     def _closed_set(self, names: tuple[str, ...]) -> EncodedText:
         known = {name: i for i, name in enumerate(self.model.categories)}
