@@ -125,7 +125,7 @@ class Nano(nn.Module):
         self.trust = nn.Parameter(torch.tensor(1.0))
         self.prior = nn.Parameter(torch.tensor(-4.6))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # scale and shift of the tower's logits
-        self.register_buffer("own", torch.tensor([1.0, 0.0]))  # and of the detector's
+        self.register_buffer("own", torch.tensor([1.0, -0.3]))  # and of the detector's
         nn.init.normal_(self.boxes.weight, std=0.01)
         nn.init.zeros_(self.boxes.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.central.bias)  # type: ignore[arg-type]

@@ -44,6 +44,22 @@ RATES = {"mobilenet.": 2e-4, "": 1.5e-3}
 DECAY, CLIP, AVERAGE, WARMUP = 0.02, 4.0, 0.9995, 150
 PLACE_WEIGHT = 0.15
 FROZEN = ("bert.", "yolox.", "mobilenet.stem.", "mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.")
+ABOUT = {
+    "training_data": [
+        *(
+            "COCO 2017 boxes (YOLOX-Nano's training, and 1,450 photos of a subset)",
+            "Flickr30k Entities (7,005 train photos)",
+        ),
+        *(
+            "Pascal VOC 2007 test (760 photos)",
+            "Open Images V4 (24 photos)",
+            "ImageNet (classification; 2,006 val boxes)",
+        ),
+        *("animals, everyday, household: further small public sets, see docs/nano.md",),
+    ],
+    "licence": "research and evaluation only (terms of the training photos)",
+    "starts": ["YOLOX-Nano, Apache-2.0", "MobileNetV2, Apache-2.0", "all-MiniLM-L6-v2, Apache-2.0"],
+}
 TEXT_FILE, VISION_FILE = "nano-text.safetensors", "nano-vision.safetensors"
 
 
@@ -253,7 +269,7 @@ def main() -> None:
     model = start(arguments.start)
     batches = prepare(arguments.data, model, arguments.output, arguments.held_out)
     average = fit(model, batches, arguments.output, arguments.minutes)
-    export(average, arguments.output, {})
+    export(average, arguments.output, ABOUT)
 
 
 if __name__ == "__main__":
