@@ -97,13 +97,14 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         """x: (B * windows) x T x C; bias: of `bias`; mask: windows x T x T or None. Returns the shape of x."""
         n, t, c = x.shape
-        qkv = _linear(self.qkv, x)
-        if in_chunks(x):
-            qkv = qkv.float()  # torch's attention kernel is nearly twice as fast in float32 as in bf16 on a CPU
-        q, k, v = qkv.view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = _linear(self.qkv, x).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(n // mask.shape[0], 1, 1, 1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)).to(x.dtype)
+        bias = bias.to(q.dtype)
+        if in_chunks(x) and q.dtype == torch.bfloat16:  # torch's kernel is the slower one for bf16 on a CPU
+            y = ((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias).softmax(-1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return _linear(self.proj, y.transpose(1, 2).reshape(n, t, c))
 
 
