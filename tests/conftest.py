@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,16 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def goldens(shared: Path) -> Path:
     return shared / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden_file() -> Callable[[str], Path]:
+    """Path of a golden file by its name: of the full set, or of the committed subset; skips when it is in neither."""
+
+    def find(name: str) -> Path:
+        for folder in (SHARED / "goldens", ROOT / "tests" / "goldens"):
+            if (folder / name).is_file():
+                return folder / name
+        pytest.skip(f"{name} is neither in ../shared/goldens nor in the committed subset")
+
+    return find

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ def test_rows_come_before_columns() -> None:
     assert anchors[:, 1].tolist() == [-28, -28, -28, -20, -20, -20]
 
 
-def test_grids_are_the_official_ones(goldens: Path) -> None:
-    golden = np.load(goldens / "ops" / "anchors.npz")
+def test_grids_are_the_official_ones(golden_file: Callable[[str], Path]) -> None:
+    golden = np.load(golden_file("ops/anchors.npz"))
     sizes = [(5, 7), (3, 4), (2, 2), (1, 1), (1, 1)]
     expected = np.concatenate([golden[f"grid/p{level}"] for level in range(3, 8)])
     np.testing.assert_array_equal(AnchorGrid()(sizes).numpy(), expected)
@@ -40,8 +41,8 @@ def test_wrong_number_of_levels_is_named() -> None:
         AnchorGrid()([(1, 1), (1, 1)])
 
 
-def test_coder_gives_the_official_values(goldens: Path) -> None:
-    golden = {key: torch.from_numpy(value) for key, value in np.load(goldens / "ops" / "box_coder.npz").items()}
+def test_coder_gives_the_official_values(golden_file: Callable[[str], Path]) -> None:
+    golden = {key: torch.from_numpy(value) for key, value in np.load(golden_file("ops/box_coder.npz")).items()}
     coder = BoxCoder()
     torch.testing.assert_close(
         coder.encode(golden["boxes"], golden["anchors"]), golden["encoded"], rtol=1e-5, atol=1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from openglip.model.dropblock import DropBlock, drop_block
 
 
-def test_output_and_gradient_are_the_official_ones(goldens: Path) -> None:
+def test_output_and_gradient_are_the_official_ones(golden_file: Callable[[str], Path]) -> None:
     golden = {
-        key: torch.from_numpy(np.asarray(value)) for key, value in np.load(goldens / "train/dropblock.npz").items()
+        key: torch.from_numpy(np.asarray(value)) for key, value in np.load(golden_file("train/dropblock.npz")).items()
     }
     x = golden["input"].requires_grad_()
     output = drop_block(x, golden["uniform"], probability=0.3, block=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,9 +58,9 @@ class Case:
 
 
 @pytest.fixture(params=CASES, ids="/".join)
-def case(request: pytest.FixtureRequest, goldens: Path) -> Case:
+def case(request: pytest.FixtureRequest, golden_file: Callable[[str], Path]) -> Case:
     variant, name = request.param
-    return Case(goldens / "train" / variant / f"loss_{name}.npz")
+    return Case(golden_file(f"train/{variant}/loss_{name}.npz"))
 
 
 def test_targets_are_the_official_ones(case: Case) -> None:
@@ -90,15 +91,15 @@ def test_losses_and_gradients_are_the_official_ones(case: Case) -> None:
         )
 
 
-def test_padded_text_has_no_gradient(goldens: Path) -> None:
-    case = Case(goldens / "train" / "glip-t" / "loss_basic.npz")
+def test_padded_text_has_no_gradient(golden_file: Callable[[str], Path]) -> None:
+    case = Case(golden_file("train/glip-t/loss_basic.npz"))
     case.losses()["token"].backward()
     padded = case.golden["text_mask"] == 0
     assert torch.count_nonzero(case.outputs.logits.grad.transpose(1, 2)[padded]) == 0
 
 
-def test_background_asks_for_no_token_without_the_switch(goldens: Path) -> None:
-    case = Case(goldens / "train" / "glip-t" / "loss_full_text.npz")
+def test_background_asks_for_no_token_without_the_switch(golden_file: Callable[[str], Path]) -> None:
+    case = Case(golden_file("train/glip-t/loss_full_text.npz"))
     maps = [rows.bool() for rows in case.by_image("positive_map")]
     losses = GroundingCriterion()(case.outputs, case.anchors, case.boxes, maps, case.golden["text_mask"].bool())
     assert losses["token"].item() == pytest.approx(192.92, abs=0.01)

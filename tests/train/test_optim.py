@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,13 @@ from openglip.train.optim import (
 VARIANTS = ["glip-t", "glip-t-a", "glip-t-b", "glip-l"]
 
 
-def golden(goldens: Path, variant: str) -> dict:
-    return json.loads((goldens / "train" / "optim" / f"{variant}.json").read_text())
+def golden(golden_file: Callable[[str], Path], variant: str) -> dict:
+    return json.loads(golden_file(f"train/optim/{variant}.json").read_text())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_groups_are_the_official_ones(goldens: Path, variant: str) -> None:
-    config = golden(goldens, variant)
+def test_groups_are_the_official_ones(golden_file: Callable[[str], Path], variant: str) -> None:
+    config = golden(golden_file, variant)
     named, wanted = [], {}
     for name, entry in config["parameters"].items():
         parameter = nn.Parameter(torch.empty(0), requires_grad=entry["trains"])
@@ -51,24 +52,24 @@ def test_groups_are_the_official_ones(goldens: Path, variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_steps_schedule_is_the_official_one(goldens: Path, variant: str) -> None:
-    official = golden(goldens, variant)["schedule"]
+def test_steps_schedule_is_the_official_one(golden_file: Callable[[str], Path], variant: str) -> None:
+    official = golden(golden_file, variant)["schedule"]
     schedule = Steps(official["max_iter_used_here"])
     assert schedule.milestone_steps() == official["milestones"]
     for step, factor in official["lr_multiplier_at_iteration"].items():
         assert schedule.rate(int(step), 1.0) == pytest.approx(factor, rel=1e-9)
 
 
-def test_decay_drops_where_the_official_one_does(goldens: Path) -> None:
-    official = golden(goldens, "glip-l")["weight_decay_schedule"]
+def test_decay_drops_where_the_official_one_does(golden_file: Callable[[str], Path]) -> None:
+    official = golden(golden_file, "glip-l")["weight_decay_schedule"]
     milestones = Steps(1_000_000).milestone_steps()
     for count, step in enumerate(official["drops_after_iteration"]):
         assert decay_factor(step - 1, milestones) == pytest.approx(0.1**count)
         assert decay_factor(step, milestones) == pytest.approx(0.1 ** (count + 1))
 
 
-def test_cosine_is_the_official_one(goldens: Path) -> None:
-    official = json.loads((goldens / "train" / "data_routines.json").read_text())["cosine"]
+def test_cosine_is_the_official_one(golden_file: Callable[[str], Path]) -> None:
+    official = json.loads(golden_file("train/data_routines.json").read_text())["cosine"]
     schedule = Cosine(
         official["max_iters"], official["warmup_iters"], official["warmup_factor"], official["min_lr"], True
     )
@@ -81,8 +82,8 @@ def test_cosine_ends_on_its_floor() -> None:
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_plateau_is_the_official_one(goldens: Path, index: int) -> None:
-    official = json.loads((goldens / "train" / "data_routines.json").read_text())["plateau"][index]
+def test_plateau_is_the_official_one(golden_file: Callable[[str], Path], index: int) -> None:
+    official = json.loads(golden_file("train/data_routines.json").read_text())["plateau"][index]
     schedule = Plateau(official["patience"], official["gamma"], official["warmup_iters"])
     step = 0
     for entry in official["trace"]:

@@ -24,10 +24,8 @@ COLOURS = {
     "yellow": (235, 215, 50),
     "white": (245, 245, 245),
     "black": (10, 10, 10),
-    "purple": (150, 50, 170),
-    "cyan": (60, 210, 220),
 }
-SHAPES = ("circle", "square", "triangle", "cross", "ring")
+SHAPES = ("circle", "square", "triangle", "cross")
 PAIRS = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
 UNSEEN = tuple(f"{colour} {SHAPES[i % len(SHAPES)]}" for i, colour in enumerate(COLOURS))  # one of each colour
 SEEN = tuple(pair for pair in PAIRS if pair not in UNSEEN)
@@ -53,7 +51,7 @@ class Shapes(Sequence[Sample]):
         boxes, labels = [], []
         for cell in rng.sample(range(4), rng.randint(2, 4)):  # one shape in a quarter, so that none is covered
             label = rng.randrange(len(self.pairs))
-            side = rng.randint(20, 40)
+            side = rng.randint(26, 42)
             left = (cell % 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
             top = (cell // 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
             colour, shape = self.pairs[label].split()
