@@ -28,6 +28,7 @@ GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
 GRID = AnchorGrid((8, 16, 32), scale=8)  # of the tower and of the detector, each on its own image
+CENTRAL = 0.7  # power of centerness: it counts a little less than its loss says
 STAND_BACK = 3.0  # by which the tower's logits are lower for a word that is a name of the detector
 SHARP, SURE = 30.0, 0.75  # a text whose likeness to a name of the detector is above SURE means that name
 
@@ -216,10 +217,13 @@ class Nano(nn.Module):
         same = text.hidden[..., -CLASSES:].transpose(1, 2)  # B x 80 x L: how surely a word is one of the names
         known = (scores @ same).clamp(1e-6, 1 - 1e-6)
         logits = tower.logits * self.calibration[0] + self.calibration[1] - STAND_BACK * same.amax(1, keepdim=True)
+        central = F.logsigmoid(tower.centerness) * CENTRAL
         return HeadOutputs(
             torch.cat([logits, self.own[0] * known.logit() + self.own[1]], 1),
             torch.cat([tower.box_regression, guesses], 1),
-            torch.cat([tower.centerness, tower.centerness.new_full(scores.shape[:2], 20.0)], 1),
+            torch.cat(
+                [central - torch.log(-torch.expm1(central)), tower.centerness.new_full(scores.shape[:2], 20.0)], 1
+            ),
             tower.sizes + _sizes(pyramid[3:]),
         )
 
