@@ -80,7 +80,7 @@ def test_every_stage(run: Run, plain: bool):
             run.compare("det/text/hidden", text.hidden[:1], 1e-4)
         for i, stage in enumerate(model.backbone["body"](batch)):
             run.compare(f"det/swin/stage{i + 2}", stage, 1e-4)
-        pyramid = model.encode_image(batch)
+        pyramid = model.backbone["fpn"](model.backbone["body"](batch)[-3:])
         for name, level in zip(LEVELS, pyramid, strict=True):
             run.compare(f"det/fpn/{name}", level, 1e-4)
         sizes = [tuple(level.shape[2:]) for level in pyramid]
@@ -88,7 +88,7 @@ def test_every_stage(run: Run, plain: bool):
         step = 3 if model.head.early_fusion else 1
         hooks = [m.register_forward_hook(lambda _, __, out, k=k: seen.update({k: out})) for k, m in enumerate(tower)]
         seen: dict[int, object] = {}
-        model.align(pyramid, text)
+        model.align(model.encode_image(batch), text)
         for hook in hooks:
             hook.remove()
     compared = 0

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid
 from openglip.model.bert import Bert
-from openglip.model.dyhead import DyConv, to_sequence
+from openglip.model.dyhead import DyConv, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import BiAttention
 from openglip.model.head import Head, HeadOutputs, TextFeatures
@@ -64,11 +64,18 @@ class GLIP(nn.Module):
         return TextFeatures(bert(ids, mask), mask)
 
     def encode_image(self, images: Tensor) -> list[Tensor]:
-        """images: B x 3 x H x W, prepared and padded. Returns P3..P7, B x 256 x h x w each."""
-        return self.backbone["fpn"](self.backbone["body"](images)[-3:])
+        """images: B x 3 x H x W, prepared and padded. Returns P3..P7, B x 256 x h x w each.
+
+        Without fusion the tower sees no text and belongs to the image: its maps are returned, for many prompts.
+        """
+        pyramid = self.backbone["fpn"](self.backbone["body"](images)[-3:])
+        if self.head.early_fusion:
+            return pyramid
+        sizes = [(m.shape[2], m.shape[3]) for m in pyramid]
+        return to_maps(self.head.tower(to_sequence(pyramid), sizes, None)[0], sizes)
 
     def align(self, pyramid: Sequence[Tensor], text: TextFeatures | None) -> HeadOutputs:
-        """Run the fused tower and the output layers on an encoded image and an encoded prompt."""
+        """Run the fused tower (where there is fusion) and the output layers on an encoded image and prompt."""
         sizes = tuple((m.shape[2], m.shape[3]) for m in pyramid)
         return self.head(to_sequence(pyramid), sizes, text)
 

@@ -123,7 +123,10 @@ class Head(nn.Module):
         return x, hidden
 
     def forward(self, x: Tensor, sizes: tuple[tuple[int, int], ...], text: TextFeatures | None) -> HeadOutputs:
-        x, hidden = self.tower(x, sizes, text)
+        """x: B x N x dim, of the pyramid with early fusion, else of the tower, which then needs no text."""
+        hidden = None if text is None else text.hidden
+        if self.early_fusion:
+            x, hidden = self.tower(x, sizes, text)
         if text is None or hidden is None:
             logits = _conv1x1(x, self.cls_logits)
         else:
