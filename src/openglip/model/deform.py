@@ -45,62 +45,67 @@ def flat_kernel(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.permute(0, 2, 3, 1).flatten(1).to(dtype)
 
 
-def deform_conv(x: Tensor, offset: Tensor, mask: Tensor, kernel: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """`deform_conv_reference` for a channels-last x and a `flat_kernel`; returns B x (h * w) x O.
+def table_of(x: Tensor) -> Tensor:
+    """B x C x H x W -> B x ((H + 4) (W + 4)) x C, rows that samples are read from.
+
+    A border of two zero cells serves every position outside, so no sample needs a test.
+    """
+    return F.pad(x.permute(0, 2, 3, 1), (0, 0, 2, 2, 2, 2)).flatten(1, 2)
+
+
+def corner_weights(offset: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What samples have in common whatever the map and the stride they are read with.
+
+    offset: B x 18 x h x w; mask: B x 9 x h x w. Returns the whole cells of the offsets, B x P x 9 x 2, and the weights
+    of the four cells around each sample, B x P x 9 x 4, in float32; P = h * w.
+    """
+    b, _, h, w = offset.shape
+    offset = offset.permute(0, 2, 3, 1).contiguous().view(b, h * w, TAPS, 2).float()
+    mask = mask.permute(0, 2, 3, 1).contiguous().view(b, h * w, TAPS).float()
+    cells = offset.detach().floor()
+    down, right = (offset - cells).unbind(-1)
+    lower = down * mask
+    upper = mask - lower
+    upper_right, lower_right = upper * right, lower * right
+    return cells, torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], -1)
+
+
+def corner_rows(cells: Tensor, size: tuple[int, int], stride: int, source: tuple[int, int]) -> Tensor:
+    """The four rows of `table_of` a map of `source` (height, width) around each sample, B x P x 9 x 4, int32.
+
+    cells: of `corner_weights`, for an output of `size` (h, w).
+    """
+    position = torch.arange(size[0] * size[1], device=cells.device)
+    tap = torch.arange(TAPS, device=cells.device)
+    y = (position // size[1] * stride)[:, None] + tap // 3 - 1
+    x = (position % size[1] * stride)[:, None] + tap % 3 - 1
+    width = source[1] + 4
+    first = (cells[..., 0] + y).clamp_(-2, source[0]).mul_(width)
+    first += (cells[..., 1] + x).clamp_(-2, source[1])
+    # a position that is not a number has weights that are none either: any row will do, but it has to be a row
+    first = first.nan_to_num_().int() + (2 * width + 2)
+    return first[..., None] + torch.tensor([0, 1, width, width + 1], dtype=torch.int32, device=cells.device)
+
+
+def deform_conv(table: Tensor, rows: Tensor, weights: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """`deform_conv_reference` from a `table_of`, `corner_rows`, `corner_weights` and a `flat_kernel`: B x P x O.
 
     Without gradients a chunk of positions at a time, so that memory is small and stays in the cache.
     """
-    b, _, h, w = offset.shape
-    height, width = x.shape[2:]
-    # A border of zeros (one cell before, two after) serves every position outside, so no sample needs a test.
-    table = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2)).flatten(1, 2)  # B rows C
-    offset = offset.permute(0, 2, 3, 1).reshape(b, h * w, 2 * TAPS)
-    mask = mask.permute(0, 2, 3, 1).reshape(b, h * w, TAPS)
-    bias = None if bias is None else bias.to(x.dtype)
-    position = torch.arange(h * w, device=x.device)
-    rows = (position // w * stride)[:, None] + torch.arange(3, device=x.device).repeat_interleave(3) - 1  # P 9
-    columns = (position % w * stride)[:, None] + torch.arange(3, device=x.device).repeat(3) - 1
-    if not in_chunks(x):  # all images at once: the many small operations are shared
-        indices, weights = bilinear_corners(
-            offset.flatten(0, 1), mask.flatten(0, 1), rows.repeat(b, 1), columns.repeat(b, 1), height, width
-        )
-        image = torch.arange(b, dtype=indices.dtype, device=x.device).view(b, 1, 1)
-        indices = (indices.view(b, -1, 4) + image * table.shape[1]).view(-1, 4)
-        table = table.flatten(0, 1)
-        sampled = F.embedding_bag(indices, table, per_sample_weights=weights.to(table.dtype), mode="sum")
-        return linear(sampled.view(b, h * w, -1), kernel, bias)
-    images = []
+    b, p = rows.shape[:2]
+    bias = None if bias is None else bias.to(table.dtype)
+    weights = weights.to(table.dtype)
+
+    def convolve(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        sampled = F.embedding_bag(rows.view(-1, 4), table, per_sample_weights=weights.view(-1, 4), mode="sum")
+        return linear(sampled.view(-1, TAPS * table.shape[1]), kernel, bias)
+
+    if not in_chunks(table):  # all images at once: the many small operations are shared
+        image = torch.arange(b, dtype=rows.dtype, device=rows.device).view(b, 1, 1, 1)
+        return convolve(table.flatten(0, 1), rows + image * table.shape[1], weights).view(b, p, -1)
+    out = table.new_empty(b, p, len(kernel))
     for i in range(b):
-        parts = []
-        for start in range(0, h * w, CHUNK):
+        for start in range(0, p, CHUNK):
             part = slice(start, start + CHUNK)
-            indices, weights = bilinear_corners(
-                offset[i, part], mask[i, part], rows[part], columns[part], height, width
-            )
-            sampled = F.embedding_bag(indices, table[i], per_sample_weights=weights.to(table.dtype), mode="sum")
-            parts.append(linear(sampled.view(-1, TAPS * table.shape[2]), kernel, bias))
-        images.append(torch.cat(parts) if len(parts) > 1 else parts[0])
-    return torch.stack(images) if b > 1 else images[0][None]
-
-
-def bilinear_corners(
-    offset: Tensor, mask: Tensor, rows: Tensor, columns: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """The four table rows and weights of every sample, for a table of (height + 3) x (width + 3) rows.
-
-    offset: P x 18; mask: P x 9; rows, columns: P x 9, where the taps lie without offsets. Returns indices (int32) and
-    weights, both (P * 9) x 4.
-    """
-    offset = offset.float()
-    y = (rows + offset[:, 0::2]).clamp(-1, height)  # the border is zero, so farther out changes nothing
-    x = (columns + offset[:, 1::2]).clamp(-1, width)
-    y0, x0 = y.detach().floor(), x.detach().floor()
-    lower = (y - y0) * mask.float()
-    upper = mask.float() - lower
-    right = x - x0
-    left = 1 - right
-    weights = torch.stack([upper * left, upper * right, lower * left, lower * right], -1)
-    # a position that is not a number has weights that are none either: any row will do, but it has to be a row
-    first = ((y0 + 1) * (width + 3) + (x0 + 1)).nan_to_num_().int()
-    corners = torch.tensor([0, 1, width + 3, width + 4], dtype=torch.int32, device=first.device)
-    return (first[..., None] + corners).view(-1, 4), weights.view(-1, 4)
+            out[i, part] = convolve(table[i], rows[i, part], weights[i, part])
+    return out

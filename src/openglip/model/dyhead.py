@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openglip.model.deform import CHUNK, deform_conv, deform_conv_reference, flat_kernel, flat_view
+from openglip.model.deform import (
+    CHUNK,
+    corner_rows,
+    corner_weights,
+    deform_conv,
+    deform_conv_reference,
+    flat_kernel,
+    flat_view,
+    table_of,
+)
 from openglip.model.linear import in_chunks
 
 Sizes = Sequence[tuple[int, int]]
@@ -97,72 +106,102 @@ class DyConv(nn.Module):
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
         """x: B x N x C. Every level reads the block's input, never an updated neighbour. Returns B x N x C."""
         maps = to_maps(x, sizes)
+        if self.plain:
+            return torch.cat([self._level_plain(maps, i) for i in range(len(maps))], 1)
         kernels = [flat_kernel(branch.conv.weight, x.dtype) for branch in self.branches]
-        levels = []
-        for i, size in enumerate(sizes):
-            offset, mask = self.offset(maps[i]).split([18, 9], 1)
-            neighbours = [(1, maps[i], offset, mask.sigmoid())]
-            if i > 0:
-                neighbours.append((2, maps[i - 1], offset, mask.sigmoid()))
-            if i + 1 < len(sizes):
-                neighbours.append((0, maps[i + 1], *self._coarse(offset, mask.sigmoid(), sizes[i + 1])))
-            levels.append(self._merge_plain(neighbours, size) if self.plain else self._merge(neighbours, size, kernels))
-        return torch.cat(levels, 1)
+        tables = [table_of(m) for m in maps]
+        return torch.cat([self._level(maps, tables, kernels, i) for i in range(len(maps))], 1)
+
+    def _sampling(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets B x 18 x h x w and mask B x 9 x h x w of a level."""
+        offset, mask = self.offset(x).split([18, 9], 1)
+        return offset, mask.sigmoid()
 
     def _coarse(self, offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         if self.coarse_offsets == "flat":
             return flat_view(offset, *size), flat_view(mask, *size)
         return tuple(F.interpolate(t, size, mode="bilinear", align_corners=False) for t in (offset, mask))  # type: ignore[return-value]
 
-    def _merge_plain(self, neighbours: list[tuple[int, Tensor, Tensor, Tensor]], size: tuple[int, int]) -> Tensor:
+    def _level_plain(self, maps: list[Tensor], i: int) -> Tensor:
         """The definition, step by step, for one level."""
+        offset, mask = self._sampling(maps[i])
+        neighbours = [(1, maps[i], offset, mask)]
+        if i > 0:
+            neighbours.append((2, maps[i - 1], offset, mask))
+        if i + 1 < len(maps):
+            neighbours.append((0, maps[i + 1], *self._coarse(offset, mask, _size(maps[i + 1]))))
         branches = []
         for j, source, offset, mask in neighbours:
             module = self.branches[j]
             y = deform_conv_reference(source, offset, mask, module.conv.weight, module.conv.bias, 2 if j == 2 else 1)
             y = module.bn(y)
             if j == 0:
-                y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
+                y = F.interpolate(y, _size(maps[i]), mode="bilinear", align_corners=self.align_corners)
             branches.append(y * F.hardsigmoid(self.AttnConv(y)))
         merged = torch.stack(branches).mean(0)
         return self.relu(merged.permute(0, 2, 3, 1).flatten(1, 2))
 
-    def _merge(
-        self, neighbours: list[tuple[int, Tensor, Tensor, Tensor]], size: tuple[int, int], kernels: list[Tensor]
-    ) -> Tensor:
-        """The same for one level: group norm, attention, mean and dynamic ReLU as one scale and shift per channel.
+    def _level(self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int) -> Tensor:
+        """The same for one level: samples are laid out once for two branches, and what follows the convolutions, up to
+        the dynamic ReLU, is affine in a channel, so that it takes one pass.
+        """
+        size = _size(maps[i])
+        offset, mask = self._sampling(maps[i])
+        cells, weights = corner_weights(offset, mask)
 
-        Pooled values follow from channel means, since everything up to the dynamic ReLU is affine in a channel.
+        def branch(j: int, source: int, cells: Tensor, weights: Tensor, out: tuple[int, int]) -> Tensor:
+            rows = corner_rows(cells, out, 2 if j == 2 else 1, _size(maps[source]))
+            return deform_conv(tables[source], rows, weights, kernels[j], self.branches[j].conv.bias)
+
+        branches = {1: branch(1, i, cells, weights, size)}
+        if i > 0:
+            branches[2] = branch(2, i - 1, cells, weights, size)
+        if i + 1 < len(maps):
+            small = _size(maps[i + 1])
+            branches[0] = branch(0, i + 1, *corner_weights(*self._coarse(offset, mask, small)), small)
+            return self._merge(branches, size, small)
+        return self._merge(branches, size, size)
+
+    def _merge(self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int]) -> Tensor:
+        """Group norm, scale attention, mean and dynamic ReLU as one scale and shift per channel.
+
+        branches: B x n x C by their number; small: (h, w) of the one from the coarser level.
         """
         attention = cast("nn.Conv2d", self.AttnConv[1])
         assert attention.bias is not None
-        branches, scales = [], []
-        shift = pooled = neighbours[0][1].new_zeros((), dtype=torch.float32)
-        for j, source, offset, mask in neighbours:
-            module = self.branches[j]
-            y = deform_conv(source, offset, mask, kernels[j], module.conv.bias, 2 if j == 2 else 1)
-            scale, offset_, mean = group_norm_affine(y, module.bn)
+        maps, scales = [], []
+        shift = pooled = attention.bias.new_zeros(())
+        for j, y in branches.items():
+            scale, offset, mean = group_norm_affine(y, self.branches[j].bn)
             if j == 0:
-                y = y.unflatten(1, source.shape[-2:]).permute(0, 3, 1, 2)
+                y = y.unflatten(1, small).permute(0, 3, 1, 2)
                 y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
                 y = y.permute(0, 2, 3, 1).flatten(1, 2)
                 mean = y.mean(1, dtype=torch.float32)
-            mean = mean * scale + offset_  # B C
+            mean = mean * scale + offset  # B C
             weight = F.hardsigmoid(F.relu(mean @ attention.weight.flatten(1).t().float() + attention.bias))
-            branches.append(y)
-            scales.append((scale * weight / len(neighbours))[:, None])
-            shift = shift + offset_ * weight / len(neighbours)
-            pooled = pooled + mean * weight / len(neighbours)
+            maps.append(y)
+            scales.append((scale * weight / len(branches))[:, None])
+            shift = shift + offset * weight / len(branches)
+            pooled = pooled + mean * weight / len(branches)
         a1, b1, a2, b2 = (c[:, None] for c in self.relu.coefficients(pooled))
         # Both linear pieces applied to the sum of branches, so that no intermediate map is written.
         pieces = [([s * a for s in scales], shift[:, None] * a + b) for a, b in ((a1, b1), (a2, b2))]
-        step = CHUNK if in_chunks(shift) else size[0] * size[1]
-        parts = []
-        for start in range(0, size[0] * size[1], step):
-            rows = [y[:, start : start + step] for y in branches]
-            first, second = (affine_sum(rows, factors, constant) for factors, constant in pieces)
-            parts.append(torch.maximum(first, second).to(branches[0].dtype))
-        return torch.cat(parts, 1)
+
+        def activated(rows: list[Tensor]) -> Tensor:
+            return torch.maximum(*(affine_sum(rows, factors, constant) for factors, constant in pieces))
+
+        if not in_chunks(shift):
+            return activated(maps).to(maps[0].dtype)
+        out = torch.empty_like(maps[0])
+        for start in range(0, out.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
+            out[:, part] = activated([y[:, part] for y in maps])
+        return out
+
+
+def _size(x: Tensor) -> tuple[int, int]:
+    return x.shape[2], x.shape[3]
 
 
 def affine_sum(rows: list[Tensor], factors: list[Tensor], constant: Tensor) -> Tensor:
@@ -182,8 +221,8 @@ def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Te
     step = CHUNK if in_chunks(y) else n
     counts, means, squares = [], [], []
     for start in range(0, n, step):
-        rows = y[:, start : start + step].float()
-        mean = rows.mean(1, keepdim=True)
+        rows = y[:, start : start + step]
+        mean = rows.mean(1, keepdim=True, dtype=torch.float32)
         counts.append(rows.shape[1] / n)
         means.append(mean[:, 0])
         squares.append((rows - mean).square().sum(1))

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.bert import LIMIT
-from openglip.model.linear import in_chunks, linear
+from openglip.model.linear import HUGE, LOG2E, TINY, in_chunks, linear
 
 # Image rows that are attended at once without gradients; the logits of 2,048 rows and 8 x 194 columns are 13 MB.
 CHUNK = 2048
-# Below this sum of weights a column has lost precision to underflow.
-TINY = 1e-25
+MASKED = -9e15  # added to the logits of padding; real tokens get one, which a softmax does not see
+SOME = 200  # image rows whose logits tell where the exponential is centred
 
 
 class BiAttention(nn.Module):
@@ -53,16 +53,22 @@ class BiAttention(nn.Module):
         if not in_chunks(v):
             return self.attend_folded(v, l, mask)
         parts = [self._attend_chunked(v[i], l[i], mask[i]) for i in range(len(v))]
+        if len(parts) == 1:
+            return parts[0][0][None], parts[0][1][None]
         return torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])
 
     def attend(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """The formula of the paper."""
+        """The formula of the paper, in the steps of the official code (GLIP_SPEC 5.1)."""
+        dropout = self.dropout if self.training else 0.0
         q = self._split(self.v_proj(v) * self.head_dim**-0.5)
         k = self._split(self.l_proj(l))
         logits = (q @ k.transpose(2, 3)).clamp(-LIMIT, LIMIT)  # B heads N L
-        p_l, p_v = self._probabilities(logits, mask)
+        turned = logits.transpose(2, 3)
+        turned = (turned - turned.amax(3, keepdim=True)).clamp(-LIMIT, LIMIT)
+        p_l = F.dropout(turned.softmax(3), dropout)  # no mask: padded image area takes part
+        p_v = F.dropout((logits + (mask.to(logits) + ~mask * MASKED)[:, None, None]).softmax(3), dropout)
         delta_v = (p_v @ self._split(self.values_l_proj(l))).transpose(1, 2).flatten(2)
-        delta_l = (p_l.transpose(2, 3) @ self._split(self.values_v_proj(v))).transpose(1, 2).flatten(2)
+        delta_l = (p_l @ self._split(self.values_v_proj(v))).transpose(1, 2).flatten(2)
         return self.out_v_proj(delta_v), self.out_l_proj(delta_l)
 
     def attend_folded(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
@@ -112,34 +118,33 @@ class BiAttention(nn.Module):
         """`attend_folded` of one image without gradients, a block of image rows at a time.
 
         v: N x image_dim; l: L x text_dim. The logits of all rows (139 MB at 800 x 1344 with 194 tokens) never exist.
-        One exponential serves both directions: with p the softmax of a row over its tokens and z its log-sum-exp,
-        exp(logit) = p exp(z), so the softmax over image rows is p exp(z) divided by its sum over rows.
+        One exponential serves both directions, as both only divide it by their own sums. It is taken without finding
+        each row's maximum first; where that leaves the range of float32, `_attend_whole` is used.
         """
         tokens = l[mask]
         keys, key_bias, values = (x[0] for x in self._fold_text(tokens[None]))
         values = values.t().contiguous()
-        bound = v.float().norm(dim=1).max() * keys.float().norm(dim=1).max() + key_bias.float().abs().max()
-        if bound > LIMIT:  # the clamp may act, and log-sum-exps of this size have lost their fraction
-            return self._attend_whole(v, tokens, mask)
+        # Both softmaxes are blind to a constant per head, so the logits of some rows tell where to put zero; base two
+        # because torch's exp2 is the faster function on a CPU.
+        some = (v[:: max(1, len(v) // SOME)].float() @ keys.float().t() + key_bias).view(-1, self.heads, len(tokens))
+        key_bias = ((key_bias.view(self.heads, -1) - some.amax((0, 2))[:, None]) * LOG2E).flatten().to(v.dtype)
+        keys = keys * LOG2E
         delta_v = torch.empty_like(v)
-        peak = torch.full((self.heads,), float("-inf"), device=v.device)
         total = torch.zeros(self.heads, len(tokens), device=v.device)
-        gathered = torch.zeros(self.heads, len(tokens), v.shape[1], device=v.device)
+        gathered = torch.zeros(len(keys), v.shape[1], device=v.device)
         for start in range(0, len(v), CHUNK):
             rows = v[start : start + CHUNK]
-            logits = linear(rows, keys, key_bias).float().view(len(rows), self.heads, -1)
-            p = logits.softmax(-1)
-            delta_v[start : start + CHUNK] = linear(p.flatten(1).to(v.dtype), values, self.out_v_proj.bias)
-            z = logits.amax(-1) - p.amax(-1).log()  # rows heads
-            new_peak = torch.maximum(peak, z.amax(0))
-            shrink = (peak - new_peak).exp()[:, None]
-            p *= (z - new_peak).exp()[..., None]
-            total = total * shrink + p.sum(0)
-            gathered = gathered * shrink[..., None] + (p.flatten(1).to(v.dtype).t() @ rows).view(gathered.shape)
-            peak = new_peak
-        if total.min() < TINY:  # a token so far below the others that its weights left the range of float32
+            e = linear(rows, keys, key_bias).view(len(rows), self.heads, -1).exp2_()
+            sums = e.sum(-1, keepdim=True)
+            if not (sums.min() > TINY and sums.max() < HUGE):
+                return self._attend_whole(v, tokens, mask)
+            total += e.sum(0)
+            gathered += e.flatten(1).t() @ rows
+            e *= sums.reciprocal()
+            delta_v[start : start + CHUNK] = linear(e.flatten(1), values, self.out_v_proj.bias)
+        if not (total.min() > TINY and total.max() < HUGE):
             return self._attend_whole(v, tokens, mask)
-        gathered = (gathered / total[..., None]).to(v.dtype).flatten(0, 1)
+        gathered = (gathered / total.flatten()[:, None]).to(v.dtype)
         ones = gathered.new_ones(1, len(tokens), self.heads)
         return delta_v, _scatter(self._out_l(gathered[None], ones)[0], mask)
 

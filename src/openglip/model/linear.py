@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LOG2E = 1.4426950408889634
+TINY, HUGE = 1e-25, 1e25  # sums of exponentials between these have all digits of float32
+
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from openglip.model.linear import in_chunks, linear
+from openglip.model.linear import HUGE, LOG2E, TINY, in_chunks, linear
 
 # Values of the residual stream that a chunk of windows holds without gradients: 3.2 MB, and four times that in the MLP.
 CHUNK_VALUES = 800_000
@@ -100,12 +100,27 @@ class WindowAttention(nn.Module):
         q, k, v = _linear(self.qkv, x).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         if mask is not None:
             bias = (bias + mask[:, None]).repeat(n // mask.shape[0], 1, 1, 1)
-        bias = bias.to(q.dtype)
         if in_chunks(x) and q.dtype == torch.bfloat16:  # torch's kernel is the slower one for bf16 on a CPU
-            y = ((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + bias).softmax(-1) @ v
+            y = _attend_in_half(q, k, v, bias)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return _linear(self.proj, y.transpose(1, 2).reshape(n, t, c))
+
+
+def _attend_in_half(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v, divided by the sums at the end; q, k, v: N x heads x T x d, bf16.
+
+    The exponential (base two, torch's faster one) is taken without the row's maximum; rows beyond float32 fall back.
+    """
+    n, heads, t, dim = q.shape
+    scale = dim**-0.5
+    shift = (bias * LOG2E).to(q.dtype).expand(n, -1, -1, -1).reshape(n * heads, t, t)
+    rows, columns, values = (x.reshape(n * heads, t, dim) for x in (q, k, v))
+    e = torch.baddbmm(shift, rows, columns.transpose(1, 2), alpha=scale * LOG2E).exp2_()
+    sums = e.sum(-1, keepdim=True)
+    if not (sums.min() > TINY and sums.max() < HUGE):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+    return (torch.bmm(e, values) * sums.reciprocal_()).view(n, heads, t, dim)
 
 
 class Mlp(nn.Module):
