@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
+import openglip
 from openglip.data.pack import Phrase, Picture, pack
+from openglip.errors import ConfigError, DataError
 from openglip.model.nano import Nano
+from openglip.prompts.tokens import tokenize
 from openglip.train import nano as training
+from openglip.train.loop import fit
 from openglip.train.nano_batches import NanoBatches, Texts, all_texts
+from openglip.train.recipes import RECIPES
+from openglip.train.run import find_recipe
 from openglip.weights.files import read_checkpoint
 
 CAPTION = "a red ball beside a dog ."
@@ -51,8 +60,6 @@ def batches(model: Nano, tmp_path_factory: pytest.TempPathFactory) -> NanoBatche
 
 
 def test_kept_texts_are_what_the_model_itself_encodes(model: Nano, batches: NanoBatches):
-    from openglip.prompts.tokens import tokenize
-
     ids = torch.tensor([tokenize("a red ball. the dog").ids])
     with torch.inference_mode():
         own = model.eval().encode_text(ids, torch.ones_like(ids, dtype=torch.bool)).hidden[0]
@@ -86,24 +93,97 @@ def test_same_generator_same_batch(batches: NanoBatches):
     one, two = (batches.batch(4, (64, 96), random.Random(5)) for _ in range(2))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.mask, two.mask)
-    assert all(torch.equal(a, b) for a, b in zip(one.boxes, two.boxes, strict=True))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one.targets, two.targets, strict=True))
+
+
+@pytest.fixture(scope="module")
+def earlier(model: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two files of an earlier training."""
+    folder = tmp_path_factory.mktemp("earlier")
+    training.export(model.state_dict(), folder, {})
+    return folder
+
+
+def small_recipe(earlier: Path, **changes) -> training.NanoRecipe:
+    settings = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "warmup": 1, "weights": str(earlier)}
+    return replace(RECIPES["nano"](), **settings | changes)  # type: ignore[return-value]
+
+
+def run(batches: NanoBatches, recipe: training.NanoRecipe, folder: Path, kill_at: int | None = None) -> Path:
+    def report(kind: str, line) -> None:
+        if line["step"] == kill_at:
+            raise KeyboardInterrupt
+
+    model = training.start(training.NanoInTraining(), recipe)
+    stream = partial(training.batches_from, batches, recipe)
+    fit(model, training.criterion(recipe), stream, recipe, folder, report=report)
+    return folder
+
+
+def small_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SMALL", "LARGE"):
+        monkeypatch.setattr(training, name, (64, 96))
+
+
+def test_a_run_leaves_the_frozen_parts_and_ships_in_two_files(
+    model: Nano, batches: NanoBatches, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small_sides(monkeypatch)
+    run(batches, small_recipe(earlier, steps=2), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert all(line["place"] > 0 and line["skipped"] is None for line in lines)
+    before, after = model.state_dict(), read_checkpoint(tmp_path).state
+    assert set(before) == set(after)
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key].half(), after[key].half())}
+    assert {"mobilenet", "join", "words", "asks"} <= changed
+    assert not changed & {"bert", "yolox"}
+    training.export(after, tmp_path, {"licence": "none"})
+    shipped = {k: v for f in tmp_path.glob("nano-*.safetensors") for k, v in read_checkpoint(f).state.items()}
+    assert set(shipped) == set(before)
+    assert openglip.load(tmp_path).model.name == "nano"
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_learns_and_leaves_the_frozen_parts(
-    model: Nano, batches: NanoBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    batches: NanoBatches, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "BATCH", 2)
-    monkeypatch.setattr(training, "SMALL", (64, 96))
-    monkeypatch.setattr(training, "LARGE", (64, 96))
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    average = training.fit(model, batches, tmp_path, minutes=0.05)
-    changed = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert {"mobilenet", "join", "named", "asks"} <= changed
-    assert not changed & {"bert", "yolox"}
-    steps = [p.name for p in (tmp_path / "checkpoints").iterdir()]
-    training.fit(Nano(), batches, tmp_path, minutes=0.02)
-    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} > set(steps)
-    training.export(average, tmp_path, {})
-    state = {k: v for f in tmp_path.glob("nano-*.safetensors") for k, v in read_checkpoint(f).state.items()}
-    assert set(state) == set(Nano().state_dict())
+    small_sides(monkeypatch)
+    recipe = small_recipe(earlier, workers=1)
+    whole = run(batches, recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(batches, recipe, tmp_path / "broken", kill_at=3)
+    broken = run(batches, recipe, tmp_path / "broken")
+    left, right = (read_checkpoint(folder).state for folder in (whole, broken))
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_in_evaluation_it_is_the_whole_model(model: Nano, earlier: Path):
+    trained = training.start(training.NanoInTraining(), small_recipe(earlier)).eval()
+    ids = torch.tensor([tokenize("a dog. a cat").ids])
+    args = (torch.zeros(1, 3, 96, 96), ids, torch.ones_like(ids, dtype=torch.bool))
+    with torch.no_grad():
+        own, whole = trained(*args), model.eval()(*args)
+    assert trained.anchors == model.anchors
+    torch.testing.assert_close(own.logits, whole.logits, atol=0.05, rtol=0.05)  # in half precision on disk
+
+
+def test_wrong_settings_and_missing_data_are_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="did you mean 'held_out'"):
+        find_recipe("nano", {"heldout": "x"})
+    with pytest.raises(ConfigError, match="large_shares is"):
+        find_recipe("nano", {"large_shares": "0.1"})
+    with pytest.raises(ConfigError, match=r"start names no file for yolox\."):
+        find_recipe("nano", {"start": '{"mobilenet.": "x"}'})
+    with pytest.raises(DataError, match=r"flickr8k_entities/train/ids\.txt is not there"):
+        training.describe(replace(RECIPES["nano"](), data=str(tmp_path)))  # type: ignore[arg-type]
+    (tmp_path / "held.json").write_text('{"flickr30k": []}')
+    with pytest.raises(DataError, match="must hold lists of ids by flickr30k and coco_mini"):
+        training.held_out(find_recipe("nano", {"held_out": str(tmp_path / "held.json")}))  # type: ignore[arg-type]
+
+
+def test_the_first_batch_is_drawn(shared: Path, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = small_recipe(earlier, data=str(shared / "data"))
+    few = [next(item for item in training.pictures(recipe) if item[0].group == "captions")]
+    monkeypatch.setattr(training, "pictures", lambda recipe: iter(few))
+    files = training.first_batch(recipe, tmp_path, number=2)
+    assert all(Path(file).stat().st_size > 1000 for file in files)

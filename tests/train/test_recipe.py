@@ -68,6 +68,8 @@ def test_run_folder_remembers_its_recipe(tmp_path: Path) -> None:
     begun = start("debug", tmp_path / "run", {"steps": 9, "milestones": (0.3,)})
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["steps"] == 9
     assert resume(tmp_path / "run") == begun
+    assert start("debug", tmp_path / "run", {"steps": 8}).steps == 8  # no step was made: a wrong path may be corrected
+    (tmp_path / "run" / "log.jsonl").touch()
     with pytest.raises(ConfigError, match="holds a run already: continue it with --resume"):
         start("debug", tmp_path / "run")
 

@@ -51,9 +51,11 @@ def train(
 
 
 def evaluation_of(recipe: Recipe) -> Evaluate | None:
-    """What judges a recipe's model during training: for `debug` pictures of its own, for COCO its val set."""
+    """What judges a model during training: the recipe's `val`; for `debug` pictures of its own, for COCO its val set."""
     from openglip.cli import training_figures as figures
 
+    if recipe.val is not None:
+        return figures.on_coco(recipe.val, recipe.val_images)
     if recipe.name == "debug":
         return figures.on_shapes()
     annotations = Path(recipe.data) / "coco" / "annotations" / "instances_val2017.json"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from openglip.data.files import StrPath, image_content
+from openglip.data.findings import Findings
+from openglip.data.readers.coco import image_files, load_coco
+from openglip.errors import DataError
 from openglip.evaluation.coco import coco
 from openglip.evaluation.read import Annotations, read_annotations, read_results
 from openglip.predict.detector import Detector
@@ -16,7 +19,7 @@ from openglip.structures.boxes import xyxy_to_xywh
 from openglip.train.shapes import PAIRS, SEEN, SIDE, UNSEEN, Shapes
 
 Figures = dict[str, float]
-HELD_OUT_SEED, HELD_OUT = 1_000_003, 100
+HELD_OUT_SEED, HELD_OUT = 1_000_003, 200
 
 
 def on_shapes() -> Callable[[nn.Module], Figures]:
@@ -45,14 +48,20 @@ def on_shapes() -> Callable[[nn.Module], Figures]:
     return judge
 
 
-def on_coco(path: Path, images: Path) -> Callable[[nn.Module], Figures]:
-    """The figures of a COCO-style file with its pictures, all names in one prompt."""
+def on_coco(path: StrPath, images: StrPath | None = None) -> Callable[[nn.Module], Figures]:
+    """The figures of a COCO-style file with its pictures (None: beside it), all names in one prompt.
+
+    Raises DataError, before anything is trained, when the file can't be used or lacks a picture.
+    """
     annotations = read_annotations(path)
-    pictures = [str(images / str(image["file_name"])) for image in annotations.images]
-    return lambda model: _scores(model, pictures, annotations).figures
+    files = image_files(load_coco(path, Findings(keep=False)), images)
+    names = [str(image.get("file_name", "")) for image in annotations.images]
+    if missing := [name for name in names if files.find(name) is None]:
+        raise DataError(f"{path}: {len(missing)} pictures are not in {files.path}, the first is {missing[0]}")
+    return lambda model: _scores(model, (image_content(files.reference(n)) for n in names), annotations).figures
 
 
-def _scores(model: nn.Module, pictures: Sequence[Any], annotations: Annotations, **detect: Any) -> Any:
+def _scores(model: nn.Module, pictures: Iterable[Any], annotations: Annotations, **detect: Any) -> Any:
     detector = Detector(model, device=next(model.parameters()).device)
     names = [category["name"] for category in annotations.categories]
     rows = []

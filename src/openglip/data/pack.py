@@ -133,13 +133,18 @@ class Pack:
     """The pictures of a folder that `pack` wrote."""
 
     def __init__(self, folder: StrPath) -> None:
-        rows = read_json(Path(folder) / "pictures.json")
+        self.folder = Path(folder)
+        rows = read_json(self.folder / "pictures.json")
         assert isinstance(rows, list)
         self.pictures = [_picture(row) for row in rows]
-        path = Path(folder) / "pictures.u8"
+        path = self.folder / "pictures.u8"
         if os.path.getsize(path) != len(rows) * HEIGHT * WIDTH * 3:
             raise DataError(f"{path}: not the size of {len(rows)} pictures; delete the folder and pack again")
         self.pixels = np.memmap(path, np.uint8, "r", shape=(len(rows), HEIGHT, WIDTH, 3))
+
+    def __reduce__(self) -> tuple[type[Pack], tuple[Path]]:
+        """For a process that reads data: it maps the file itself."""
+        return Pack, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.pictures)

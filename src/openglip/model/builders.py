@@ -98,16 +98,20 @@ def glip_on_timm(backbone: str, *, pretrained: bool = False, blocks: int = 6, ea
 
 
 def debug() -> GLIP:
-    """GLIP in miniature, about 3 M parameters: every part is there and a pass takes milliseconds."""
+    """GLIP in miniature, about 3 M parameters: every part is there and a pass takes milliseconds.
+
+    Its words start at random, so they weigh more from the start than in the published models (`log_scale`): else
+    training learns where things are first, and forgets their colours before it learns what they are called.
+    """
     body = Swin(embed_dim=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=4)
-    return GLIP(
+    model = GLIP(
         "debug",
         body,
         FPN(body.channels[1:], 64),
         Bert(dim=64, layers=2, heads=4, hidden=128, dropout=0.0),
         Head(
             64,
-            blocks=2,
+            blocks=1,
             levels=5,
             classes=80,
             text_dim=64,
@@ -117,8 +121,10 @@ def debug() -> GLIP:
             text_heads=4,
             text_hidden=128,
         ),
-        Preparation(160, 256, mean=OFFICIAL_INPUT.mean, std=OFFICIAL_INPUT.std),
+        Preparation(96, 256, mean=OFFICIAL_INPUT.mean, std=OFFICIAL_INPUT.std),
     )
+    nn.init.constant_(model.head.log_scale, -2.5)
+    return model
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -28,6 +28,7 @@ GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
 GRID = AnchorGrid((8, 16, 32), scale=8)  # of the tower and of the detector, each on its own image
+PLACES = AnchorGrid((12, 24, 48, *GRID.strides), scale=8)  # the tower's places on the full image, then the detector's
 CENTRAL = 0.7  # power of centerness: it counts a little less than its loss says
 STAND_BACK = 3.0  # by which the tower's logits are lower for a word that is a name of the detector
 SHARP, SURE = 30.0, 0.75  # a text whose likeness to a name of the detector is above SURE means that name
@@ -102,7 +103,7 @@ class Nano(nn.Module):
 
     def __init__(self, dim: int = 128, looks: int = 2) -> None:
         super().__init__()
-        self.anchors = AnchorGrid((12, 24, 48, *GRID.strides), scale=8)  # the tower's places, then the detector's
+        self.anchors = PLACES
         self.coder = BoxCoder()
         self.bert = Bert(dim=TEXT_DIM, layers=6, heads=12, hidden=1536, dropout=0.0)
         self.bert.embeddings.word_embeddings = WordTable(30522, TEXT_DIM)  # type: ignore[assignment]
@@ -130,6 +131,7 @@ class Nano(nn.Module):
         nn.init.normal_(self.boxes.weight, std=0.01)
         nn.init.zeros_(self.boxes.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.central.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> HeadOutputs:
         """images: B x 3 x H x W, prepared; ids: B x L int64; mask: B x L bool."""
@@ -179,14 +181,14 @@ class Nano(nn.Module):
         # without antialiasing: photos stored small are blurred by their enlargement already
         small = F.interpolate(images, (height * 2 // 3, width * 2 // 3), mode="bicubic", align_corners=False)
         with torch.no_grad():
-            known = self.yolox(images + GREY)
+            known = self.yolox((images + GREY).contiguous(memory_format=torch.channels_last))
         guesses = self._guesses([raw for _, _, raw in known])
         own = [torch.cat([guess, scores], 1) for guess, (_, scores, _) in zip(guesses, known, strict=True)]
         return [*self.look_at(small), *own]
 
     def look_at(self, images: Tensor) -> list[Tensor]:
         """The tower: per level B x (2 D + 5 + 80) x h x w: keys, places, boxes, centerness, the detector's scores."""
-        photo = images + GREY
+        photo = (images + GREY).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             known = self.yolox(photo)
         rgb = (photo.flip(1) / 255 - photo.new_tensor([0.485, 0.456, 0.406])[:, None, None]) / photo.new_tensor(

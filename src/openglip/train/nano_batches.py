@@ -7,14 +7,13 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from openglip.data.batches import Batch
 from openglip.data.files import StrPath, read_json, whole_file
-from openglip.data.pack import GREY, Pack, Picture, draw
+from openglip.data.pack import GREY, Drawn, Pack, Picture, draw
 from openglip.model.nano import TEXT_DIM, Nano
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
@@ -40,17 +39,6 @@ ANIMALS = {
 COMMON = {"scene", "clothing", "bodyparts"}  # phrases of these types may be true of pictures that don't mention them
 
 
-class NanoBatch(NamedTuple):
-    """images: B x 3 x H x W, BGR minus 114; texts: B x L x 768 for `Nano.read`; mask: B x L bool, tokens that count;
-    boxes: per image N x 4; tokens: per image N x L bool."""
-
-    images: Tensor
-    texts: Tensor
-    mask: Tensor
-    boxes: list[Tensor]
-    tokens: list[Tensor]
-
-
 @dataclass(frozen=True)
 class Ask:
     """texts: rows of the cache; wanted: box -> its token positions; ignored: positions that are neither."""
@@ -64,7 +52,7 @@ class Texts:
     """Texts with the features of their tokens and their mean, encoded once by the frozen text encoder."""
 
     def __init__(self, folder: StrPath) -> None:
-        folder = Path(folder)
+        folder = self.folder = Path(folder)
         texts = read_json(folder / "texts.json")
         assert isinstance(texts, list)
         self.texts: list[str] = texts
@@ -100,6 +88,10 @@ class Texts:
         with whole_file(folder / "texts.json") as file:
             json.dump(texts, file)
         return cls(folder)
+
+    def __reduce__(self) -> tuple[type[Texts], tuple[Path]]:
+        """For a process that reads data: it opens the files itself."""
+        return Texts, (self.folder,)
 
     def length(self, row: int) -> int:
         return int(self.first[row + 1] - self.first[row])
@@ -160,8 +152,44 @@ class NanoBatches:
     def coco_names() -> list[str]:
         return list(read_table("coco"))
 
-    def batch(self, count: int, size: tuple[int, int], rng: random.Random) -> NanoBatch:
-        """count pictures, all lying in `size` or all upright in it turned."""
+    def batch(self, count: int, size: tuple[int, int], rng: random.Random) -> Batch:
+        """count pictures, all lying in `size` or all upright in it turned.
+
+        images: BGR minus 114. In place of ids the features of the tokens, B x L x 768 float32, for `Nano.read`; mask:
+        tokens that count.
+        """
+        drawn = self.drawn(count, size, rng)
+        length = max(sum(map(self.texts.length, ask.texts)) for _, ask, _ in drawn)
+        features = np.zeros((count, length, 2 * TEXT_DIM), np.float32)
+        mask = torch.zeros(count, length, dtype=torch.bool)
+        targets = []
+        for i, (_, ask, seen) in enumerate(drawn):
+            own = np.concatenate([self.texts.features(row) for row in ask.texts])
+            features[i, : len(own)] = own
+            mask[i, : len(own)] = True
+            mask[i, ask.ignored] = False
+            tokens, named = np.zeros((len(seen.boxes), length), bool), np.zeros(len(seen.boxes), bool)
+            for box, positions in ask.wanted:
+                tokens[box, positions], named[box] = True, True
+                if seen.cut[box]:
+                    mask[i, positions] = False
+            named &= seen.whole
+            targets.append((torch.from_numpy(seen.boxes[named]), torch.from_numpy(tokens[named])))
+        images = torch.stack([seen.pixels for _, _, seen in drawn]).flip(1) - GREY
+        return Batch(
+            images=images.contiguous(memory_format=torch.channels_last),
+            ids=torch.from_numpy(features),
+            mask=mask,
+            targets=targets,
+            labels=[None] * count,
+            sizes=[(images.shape[2], images.shape[3])] * count,
+            sources=[picture.group for picture, _, _ in drawn],
+            image_ids=[picture.image_id for picture, _, _ in drawn],
+            captions=[self.words(ask)[0] for _, ask, _ in drawn],
+        )
+
+    def drawn(self, count: int, size: tuple[int, int], rng: random.Random) -> list[tuple[Picture, Ask, Drawn]]:
+        """The pictures of a batch, what is asked of each, and what is seen of it."""
         upright = rng.random() < self.upright
         height, width = size[::-1] if upright else size
         groups = [g for g in SHARES if (g, upright) in self.groups]
@@ -173,32 +201,18 @@ class NanoBatches:
             sided = any({"left", "right"} & {*self.texts.texts[row].split()} for row in ask.texts)
             boxes = np.array(picture.boxes, np.float32).reshape(-1, 4)
             flip = not sided and rng.random() < 0.5
-            drawn.append((ask, draw(self.pack.image(index), boxes, (height, width), rng, flip)))
-        length = max(sum(map(self.texts.length, ask.texts)) for ask, _ in drawn)
-        features = np.zeros((count, length, 2 * TEXT_DIM), np.float32)
-        mask = torch.zeros(count, length, dtype=torch.bool)
-        all_boxes, all_tokens = [], []
-        for i, (ask, seen) in enumerate(drawn):
-            own = np.concatenate([self.texts.features(row) for row in ask.texts])
-            features[i, : len(own)] = own
-            mask[i, : len(own)] = True
-            mask[i, ask.ignored] = False
-            tokens, named = np.zeros((len(seen.boxes), length), bool), np.zeros(len(seen.boxes), bool)
-            for box, positions in ask.wanted:
-                tokens[box, positions], named[box] = True, True
-                if seen.cut[box]:
-                    mask[i, positions] = False
-            named &= seen.whole
-            all_boxes.append(torch.from_numpy(seen.boxes[named]))
-            all_tokens.append(torch.from_numpy(tokens[named]))
-        images = torch.stack([seen.pixels for _, seen in drawn]).flip(1) - GREY
-        return NanoBatch(
-            images.contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(features),
-            mask,
-            all_boxes,
-            all_tokens,
-        )
+            drawn.append((picture, ask, draw(self.pack.image(index), boxes, (height, width), rng, flip)))
+        return drawn
+
+    def words(self, ask: Ask) -> tuple[str, list[tuple[int, int]]]:
+        """What is asked as one text, and the characters of each token position in it."""
+        caption, spans = "", []
+        for row in ask.texts:
+            caption += ". " if caption else ""
+            text = self.texts.texts[row]
+            spans += [(begin + len(caption), end + len(caption)) for begin, end in tokenize(text).offsets[1:-1]]
+            caption += text
+        return caption, spans
 
     def ask(self, picture: Picture, rng: random.Random) -> Ask:
         if picture.captions:

@@ -162,17 +162,21 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, d
 
 
 class Average:
-    """A running average of a model's whole state: after each step, average = decay x average + (1 - decay) x state."""
+    """A running average of a model's whole state: after each step, average = decay x average + (1 - decay) x state.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    warmup: makes the decay at most (n + 1) / (n + 1 + warmup) in step n, counted from 0.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: int = 0) -> None:
+        self.decay, self.warmup = decay, warmup
         self.state = {key: value.detach().clone() for key, value in model.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module, step: int = 0) -> None:
+        decay = min(self.decay, (step + 1) / (step + 1 + self.warmup))
         for key, value in model.state_dict().items():
             if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - self.decay)
+                self.state[key].lerp_(value, 1 - decay)
             else:  # counters and index tables have no average
                 self.state[key].copy_(value)
 

@@ -16,6 +16,9 @@ from openglip.data.render import render_view
 from openglip.data.transforms import Resize
 from openglip.errors import DataError
 from openglip.images.prepare import padded_size, resized_size
+from openglip.model.builders import MODELS
+from openglip.model.nano import TEXT_DIM
+from openglip.train import nano
 from openglip.train.optim import freeze
 from openglip.train.recipe import Recipe, to_json
 
@@ -30,8 +33,9 @@ def plan(recipe: Recipe, model: Any, device: torch.device, pictures: Path | None
     pictures: a folder for the first batch as the model will see it. Without the data the plan says what is missing.
     """
     freeze(model, recipe.frozen)
-    mixture, missing = _mixture(recipe)
-    size = _typical_size(recipe, model, mixture)
+    embedded = isinstance(recipe, nano.NanoRecipe)
+    mixture, data = (None, _packed(recipe, pictures)) if embedded else _mixed(recipe, pictures)
+    size = nano.SMALL if embedded else _typical_size(recipe, model, mixture)
     flops, held = cost_of_one(model, size)
     small = recipe.batch_size // recipe.accumulate
     rate = _product_rate(device) * EFFICIENCY
@@ -43,15 +47,16 @@ def plan(recipe: Recipe, model: Any, device: torch.device, pictures: Path | None
         "memory_gb_estimate": round((_state_bytes(model, recipe) + small * held) / 2**30, 2),
         "hours_estimate": round(recipe.steps * recipe.batch_size * STEP_OVER_PASS * flops / rate / 3600, 2),
         "estimated_for": f"one {device.type} at {rate / 1e9:.0f} GFLOP/s, all {recipe.batch_size} pictures on it",
-        **({"data_missing": missing} if mixture is None else _data(recipe, mixture, pictures)),
+        **data,
     }
 
 
 def parameters(model: nn.Module) -> dict[str, dict[str, int]]:
     """Numbers of parameters in all and of those that train, by part of the model."""
     counts: dict[str, dict[str, int]] = {}
+    depth = 2 if len(list(model.children())) < 10 else 1
     for name, parameter in model.named_parameters():
-        part = ".".join(name.split(".")[:2])
+        part = ".".join(name.split(".")[:depth])
         for key in (part, "all"):
             own = counts.setdefault(key, {"parameters": 0, "trained": 0})
             own["parameters"] += parameter.numel()
@@ -69,8 +74,9 @@ def cost_of_one(model: Any, size: tuple[int, int]) -> tuple[int, int]:
         return tensor
 
     height, width = padded_size(*size, model.preparation.multiple)
-    words = torch.ones(1, TOKENS, dtype=torch.int64, device="meta")
-    text = () if getattr(model, "categories", None) else (words, words.bool())
+    words = torch.ones(1, TOKENS, device="meta")
+    ids = words[..., None].expand(1, TOKENS, 2 * TEXT_DIM) if isinstance(model, nano.NanoInTraining) else words.long()
+    text = () if getattr(model, "categories", None) else (ids, words.bool())
     counter = FlopCounterMode(display=False)
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = meta(torch.zeros(1, 3, height, width, device="meta"), *text)
@@ -79,10 +85,12 @@ def cost_of_one(model: Any, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _on_meta(model: Any) -> Any:
-    from openglip.model.builders import MODELS
-
     with torch.device("meta"):
-        return MODELS[model.name]().eval()
+        # the embedded one is another model in evaluation; the others' random parts cost nothing
+        meta = nano.NanoInTraining() if isinstance(model, nano.NanoInTraining) else MODELS[model.name]().eval()
+    for own, given in zip(meta.parameters(), model.parameters(), strict=True):
+        own.requires_grad_(given.requires_grad)
+    return meta
 
 
 def _state_bytes(model: nn.Module, recipe: Recipe) -> int:
@@ -115,12 +123,21 @@ def _typical_size(recipe: Recipe, model: Any, mixture: Mixture | None) -> tuple[
     return resized_size(480, 640, model.preparation.short_side, model.preparation.max_side)
 
 
-def _mixture(recipe: Recipe) -> tuple[Mixture | None, str]:
-    """The data, or what is missing of them."""
+def _packed(recipe: nano.NanoRecipe, pictures: Path | None) -> dict[str, Any]:
     try:
-        return Mixture(recipe.sources(recipe), recipe.seed), ""
+        found = nano.describe(recipe)
+        return found if pictures is None else found | {"first_batch": nano.first_batch(recipe, pictures)}
     except DataError as error:
-        return None, str(error)
+        return {"data_missing": str(error)}
+
+
+def _mixed(recipe: Recipe, pictures: Path | None) -> tuple[Mixture | None, dict[str, Any]]:
+    """The data and what is to say of them, or of what is missing."""
+    try:
+        mixture = Mixture(recipe.sources(recipe), recipe.seed)
+        return mixture, _data(recipe, mixture, pictures)
+    except DataError as error:
+        return None, {"data_missing": str(error)}
 
 
 def _data(recipe: Recipe, mixture: Mixture, pictures: Path | None) -> dict[str, Any]:

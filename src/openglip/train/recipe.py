@@ -27,7 +27,10 @@ class Recipe:
     the beginning of their names. frozen: beginnings of names that do not train. weights: a checkpoint to start from.
     start: checkpoints of parts by the beginning of their names, in `data`.
     best: the figure that decides which evaluation is the best. average: decay of the running average of the weights,
-    0 for none; use_average: evaluate it and give it out instead of the weights. trackers: "tensorboard", "wandb".
+    0 for none; average_warmup: makes its decay at most (n + 1) / (n + 1 + average_warmup) in step n, so that a short
+    run forgets its start; use_average: evaluate it and give it out instead of the weights. val: a COCO json that the
+    model is judged by every `evaluate_every` steps, on the pictures in `val_images` (None: beside the file). trackers:
+    "tensorboard", "wandb".
     """
 
     name: str
@@ -57,8 +60,11 @@ class Recipe:
     accumulate: int = 1
     precision: Precision = "fp32"
     average: float = 0.0
+    average_warmup: int = 0
     use_average: bool = False
     frozen: tuple[str, ...] = ()
+    val: str | None = None
+    val_images: str | None = None
     best: str = "AP50"
     keep: int = 3
     trackers: tuple[str, ...] = ()
@@ -69,9 +75,11 @@ class Recipe:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("workers", "evaluate_every", "warmup", "lr", "weight_decay", "average"):
+        for name in ("workers", "evaluate_every", "warmup", "lr", "weight_decay", "average", "average_warmup"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must not be negative")
+        if self.val is not None and not self.evaluate_every:
+            raise ConfigError("val says what to judge the model by: set evaluate_every to a number of steps too")
         if self.average >= 1:
             raise ConfigError(f"average is {self.average}, it must be below 1")
         if self.decay_schedule and self.schedule != "steps":
@@ -85,8 +93,8 @@ def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
 
     Raises ConfigError that names the nearest field, or the type that a field takes.
     """
-    hints = typing.get_type_hints(Recipe)
-    names = [each.name for each in dataclasses.fields(Recipe) if not each.metadata.get("code")]
+    hints = typing.get_type_hints(type(recipe))
+    names = [each.name for each in dataclasses.fields(recipe) if not each.metadata.get("code")]
     changes = {}
     for key, value in settings.items():
         if key not in names:
@@ -99,7 +107,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """All fields but those that are code, as JSON values."""
-    fields = [each.name for each in dataclasses.fields(Recipe) if not each.metadata.get("code")]
+    fields = [each.name for each in dataclasses.fields(recipe) if not each.metadata.get("code")]
     return json.loads(json.dumps({name: getattr(recipe, name) for name in fields}, default=dict))
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from openglip.data.mixtures import Mixture
 from openglip.errors import ConfigError
 from openglip.model.builders import MODELS
 from openglip.predict.detector import pick_device
+from openglip.train import nano
+from openglip.train.logs import STEPS
 from openglip.train.loop import Criterion, Evaluate, Progress, Report, fit
 from openglip.train.losses import ClosedSetCriterion, GroundingCriterion
 from openglip.train.parallel import process_group, rank, world_size
@@ -51,9 +54,14 @@ def find_recipe(name: str, settings: Mapping[str, object] | None = None) -> Reci
 
 
 def start(name: str, output: str | os.PathLike[str], settings: Mapping[str, object] | None = None) -> Recipe:
-    """Open a new run's folder and write its `recipe.json`. Raises ConfigError when the folder holds a run."""
+    """Open a new run's folder and write its `recipe.json`; of several processes the first does.
+
+    Raises ConfigError when the folder holds a run. One that made no step, as its data were not there, is no run yet.
+    """
     recipe, folder = find_recipe(name, settings), Path(output)
-    if (folder / RECIPE_FILE).exists():
+    if os.environ.get("RANK", "0") != "0":
+        return recipe
+    if (folder / RECIPE_FILE).exists() and (folder / STEPS).exists():
         raise ConfigError(f"{folder} holds a run already: continue it with --resume {folder}, or give another --output")
     folder.mkdir(parents=True, exist_ok=True)
     where = str(Path(name).resolve()) if name.endswith(".py") else name
@@ -88,8 +96,7 @@ def train(
         logger.warning("evaluate_every is %d, but nothing to evaluate with is handed in", recipe.evaluate_every)
     with process_group(pick_device(device)) as own_device:
         model = new_model(recipe).to(own_device)
-        mixture = Mixture(recipe.sources(recipe), recipe.seed)
-        batches = batches_of(recipe, mixture, model, own_device)
+        batches = batches_of(recipe, model, own_device, Path(output))
         tracks = trackers(recipe.trackers, Path(output), to_json(recipe)) if rank() == 0 else []
 
         def tell(kind: str, line: Mapping[str, Any]) -> None:
@@ -98,7 +105,7 @@ def train(
             if report:
                 report(kind, line)
 
-        return fit(model, criterion_of(model), batches, recipe, Path(output), evaluate=evaluate, report=tell)
+        return fit(model, criterion_of(recipe, model), batches, recipe, Path(output), evaluate=evaluate, report=tell)
 
 
 def initial_model(recipe: Recipe) -> Any:
@@ -107,12 +114,14 @@ def initial_model(recipe: Recipe) -> Any:
         raise ConfigError(f"there is no model {recipe.model!r}: {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return MODELS[recipe.model]()
+        return nano.NanoInTraining() if isinstance(recipe, nano.NanoRecipe) else MODELS[recipe.model]()
 
 
 def new_model(recipe: Recipe) -> Any:
     """The recipe's model with the weights that it starts from."""
     model = initial_model(recipe)
+    if isinstance(recipe, nano.NanoRecipe):
+        return nano.start(model, recipe)
     load_parts(model, recipe.start, Path(recipe.data))
     if recipe.weights:
         found = read_checkpoint(recipe.weights)
@@ -120,19 +129,28 @@ def new_model(recipe: Recipe) -> Any:
     return model
 
 
-def criterion_of(model: nn.Module) -> Criterion:
+def criterion_of(recipe: Recipe, model: nn.Module) -> Criterion:
     """Classes for a model with fixed categories, words for any other."""
+    if isinstance(recipe, nano.NanoRecipe):
+        return nano.criterion(recipe)
     return ClosedSetCriterion() if getattr(model, "categories", None) else GroundingCriterion()
 
 
-def batches_of(recipe: Recipe, mixture: Mixture, model: Any, device: torch.device) -> Callable[[int], Iterator[Batch]]:
-    """This process's batches, from a number on. Raises ConfigError when the batch can't be shared out evenly."""
+def batches_of(recipe: Recipe, model: Any, device: torch.device, folder: Path) -> Callable[[int], Iterator[Batch]]:
+    """This process's batches, from a number on. Raises ConfigError when the batch can't be shared out evenly.
+
+    folder: that of the run, for a recipe that keeps its data in a form of its own.
+    """
     shares = world_size() * recipe.accumulate
     if recipe.batch_size % shares:
         raise ConfigError(
             f"batch_size {recipe.batch_size} can't be shared by {world_size()} processes with accumulate "
             f"{recipe.accumulate}: make it a multiple of {shares}"
         )
+    if isinstance(recipe, nano.NanoRecipe):
+        return partial(nano.batches_from, nano.nano_batches(recipe, model, folder), recipe)
+    mixture = Mixture(recipe.sources(recipe), recipe.seed)
+    _check_categories(mixture, model)
 
     def batches(number: int) -> Iterator[Batch]:
         return batch_stream(
@@ -148,6 +166,26 @@ def batches_of(recipe: Recipe, mixture: Mixture, model: Any, device: torch.devic
         )
 
     return batches
+
+
+def _check_categories(mixture: Mixture, model: Any) -> None:
+    """A model with fixed categories counts them as its data do: labels of several sources share one list.
+
+    Raises ConfigError for a source with another list.
+    """
+    wanted = getattr(model, "categories", None)
+    if wanted is None:
+        return
+    for source in mixture.sources:
+        samples = source.samples if isinstance(source.samples, list) else [source.samples[0]]  # others are made anew
+        for own in {id(sample.categories): sample.categories for sample in samples}.values():
+            if own != wanted:
+                listed = "no categories" if own is None else f"{len(own)} categories ({', '.join(own[:3])} ...)"
+                raise ConfigError(
+                    f"source {source.name!r} has {listed}, the model {model.name} has {len(wanted)} "
+                    f"({', '.join(wanted[:3])} ...) as its classes: bring the source to that list, or train a model of "
+                    "words, which needs no common list"
+                )
 
 
 def _from_file(path: Path) -> Recipe:

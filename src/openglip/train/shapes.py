@@ -24,10 +24,12 @@ COLOURS = {
     "yellow": (235, 215, 50),
     "white": (245, 245, 245),
     "black": (10, 10, 10),
+    "purple": (150, 50, 170),
+    "orange": (240, 140, 30),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 PAIRS = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
-UNSEEN = tuple(f"{colour} {SHAPES[i % len(SHAPES)]}" for i, colour in enumerate(COLOURS))  # one of each colour
+UNSEEN = ("red circle", "green square", "blue triangle", "yellow cross")
 SEEN = tuple(pair for pair in PAIRS if pair not in UNSEEN)
 SIDE = 96
 
