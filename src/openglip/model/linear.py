@@ -1,10 +1,12 @@
-"""What the layers need to be fast on a CPU: oneDNN's linear kernel, and rows in chunks that fit the cache."""
+"""What the layers need to be fast on a CPU: oneDNN's fused kernels, and rows in chunks that fit the cache."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 LOG2E = 1.4426950408889634
 TINY, HUGE = 1e-25, 1e25  # sums of exponentials between these have all digits of float32
@@ -22,6 +24,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, act: Literal["swish", "relu6"]) -> Tensor:
+    """A convolution and its activation, in one pass over the map where `linear` would be oneDNN's."""
+    if _HAS_ONEDNN and in_chunks(x) and x.dtype == conv.weight.dtype and x.dtype in _own_types():
+        padding, stride, dilation = (list(pair) for pair in (conv.padding, conv.stride, conv.dilation))
+        name, limits = ("swish", []) if act == "swish" else ("hardtanh", [0.0, 6.0])
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, conv.weight, conv.bias, padding, stride, dilation, conv.groups, name, limits, ""
+        )
+    y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+    return F.silu(y) if act == "swish" else F.relu6(y)
 
 
 def _own_types() -> tuple[torch.dtype, ...]:

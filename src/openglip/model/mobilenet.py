@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openglip.model.linear import convolve
+
 
 class SameConv(nn.Conv2d):
     """Convolution padded as TensorFlow does ("same"), ReLU6 unless linear."""
@@ -16,8 +18,7 @@ class SameConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.stride[0] == 2:  # sides are even, so that 3 x 3 needs one row and column, at the end
             input = F.pad(input, (0, 1, 0, 1))
-        x = super().forward(input)
-        return F.relu6(x) if self.act else x
+        return convolve(self, input, "relu6") if self.act else super().forward(input)
 
 
 class Inverted(nn.Module):

@@ -58,18 +58,23 @@ def best_candidates(
     score_cut: float = 0.05,
     per_level: int = 1000,
     coder: BoxCoder | None = None,
+    least: float = 0.0,
 ) -> Found:
     """The best (anchor, class) pairs of one image, decoded and clipped to the un-padded image.
 
     scores: A x K class probabilities; a pair at or below score_cut is no candidate. Of the rest each level keeps the
-    per_level best by probability x centerness; the final score is the square root of that product.
+    per_level best by probability x centerness; the final score is the square root of that product. least: pairs below
+    this final score may be left out, as they have no say in the others (a lower score never suppresses a higher).
     """
     coder = coder or BoxCoder()
     kept, start = [], 0
     weighted = scores * centerness.float().sigmoid()[:, None]
     for h, w in sizes:
         level = slice(start, start + h * w)
-        flat = (scores[level] > score_cut).flatten().nonzero()[:, 0]
+        wanted = scores[level] > score_cut
+        if least > 0:
+            wanted &= weighted[level] > least**2 * (1 - 1e-5)  # with room for the rounding of the root
+        flat = wanted.flatten().nonzero()[:, 0]
         if len(flat) > per_level:
             flat = flat[weighted[level].flatten()[flat].topk(per_level, sorted=False).indices]
         kept.append(flat + start * scores.shape[1])

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openglip.model.linear import convolve
+
 CLASSES = 80
 
 
@@ -19,7 +21,7 @@ class Unit(nn.Conv2d):
         super().__init__(inner, outer, size, stride, (size - 1) // 2, groups=groups)
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(super().forward(input))
+        return convolve(self, input, "swish")
 
 
 class Pair(nn.Sequential):
@@ -66,7 +68,10 @@ class SPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        return self.conv2(torch.cat([x, *(F.max_pool2d(x, k, 1, k // 2) for k in (5, 9, 13))], 1))
+        pools = [x]
+        for _ in range(3):  # windows of 5, 9 and 13
+            pools.append(F.max_pool2d(pools[-1], 5, 1, 2))
+        return self.conv2(torch.cat(pools, 1))
 
 
 class Darknet(nn.Module):

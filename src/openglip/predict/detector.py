@@ -365,6 +365,7 @@ class Detector:
         else:
             encoded = cast("list[EncodedImage]", list(opened))
         found: list[list[Found]] = [[] for _ in encoded]
+        least = [float(min(self._thresholds(settings.threshold, w.vocabulary), default=0)) for w in words]
         for p in range(max(len(w.prompts) for w in words)):
             members = [i for i, w in enumerate(words) if p < len(w.prompts)]
             prompts = [words[i].prompts[p] for i in members]
@@ -383,6 +384,7 @@ class Detector:
                         encoded[i].network_size,
                         score_cut=self.model.score_cut,
                         coder=getattr(self.model, "coder", None),
+                        least=least[i],
                     )
                     best = suppress(best, settings.nms_iou)
                     found[i].append(best._replace(labels=prompt.labels[best.labels]))
