@@ -196,7 +196,7 @@ class DyConv(nn.Module):
         out = torch.empty_like(maps[0])
         for start in range(0, out.shape[1], CHUNK):
             part = slice(start, start + CHUNK)
-            out[:, part] = activated([y[:, part] for y in maps])
+            out[:, part] = activated([y[:, part].float() for y in maps])
         return out
 
 
@@ -221,8 +221,8 @@ def group_norm_affine(y: Tensor, norm: nn.GroupNorm) -> tuple[Tensor, Tensor, Te
     step = CHUNK if in_chunks(y) else n
     counts, means, squares = [], [], []
     for start in range(0, n, step):
-        rows = y[:, start : start + step]
-        mean = rows.mean(1, keepdim=True, dtype=torch.float32)
+        rows = y[:, start : start + step].float()
+        mean = rows.mean(1, keepdim=True)
         counts.append(rows.shape[1] / n)
         means.append(mean[:, 0])
         squares.append((rows - mean).square().sum(1))
