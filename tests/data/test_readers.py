@@ -252,6 +252,14 @@ def test_visual_genome(tmp_path):
     assert (sample.names, sample.exhaustive) == (("clock",), False)
     assert findings.counts == {"box_degenerate": 1, "annotation_without_image": 1}
     assert sniffed(tmp_path)[0] == "visual-genome"
+    both = [
+        {"image_id": 2, "width": 100, "height": 80, "coco_id": 9},
+        {"image_id": 3, "width": 9, "height": 9, "coco_id": None},
+    ]
+    write(tmp_path / "image_data.json", both)
+    assert [s.image_id for s in read_visual_genome(tmp_path)] == [2, 3]
+    (other,) = read_visual_genome(tmp_path, without_coco=True)
+    assert (other.image_id, other.categories) == (3, ())
 
 
 def mdetr(tmp_path, **changes):

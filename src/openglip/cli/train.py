@@ -51,7 +51,7 @@ def train(
 
 
 def evaluation_of(recipe: Recipe) -> Evaluate | None:
-    """What judges a model during training: the recipe's `val`; for `debug` pictures of its own, for COCO its val set."""
+    """What judges a model during training: the recipe's `val`; for `debug` pictures of its own; for COCO its val."""
     from openglip.cli import training_figures as figures
 
     if recipe.val is not None:

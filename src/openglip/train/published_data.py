@@ -79,7 +79,7 @@ def captions(recipe: Recipe, min_score: float, negatives: int) -> list[Source]:
 
 
 def visual_genome(recipe: Recipe, copies: float) -> Source:
-    samples = list(read_visual_genome(_there(Path(recipe.data) / "visual_genome")))
+    samples = list(read_visual_genome(_there(Path(recipe.data) / "visual_genome"), without_coco=True))
     return Source("visual_genome", samples, detection_prompt_with_negatives, copies)
 
 

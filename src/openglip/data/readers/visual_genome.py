@@ -1,10 +1,11 @@
 """Visual Genome, the json files of its makers.
 
-    image_data.json   [{"image_id", "width", "height", "url"}]
+    image_data.json   [{"image_id", "width", "height", "url", "coco_id"}]
     objects.json      [{"image_id", "objects": [{"object_id", "x", "y", "w", "h", "names": [...]}]}]
 
 Pictures are VG_100K/ID.jpg and VG_100K_2/ID.jpg below the root. Names are free text: the categories are all names, an
-object has the first of its own. Nothing is known to be absent.
+object has the first of its own. Nothing is known to be absent. Region descriptions are not read here: they train as the
+captions of GoldG's mixed set (`readers.mdetr`).
 Source: homes.cs.washington.edu/~ranjay/visualgenome, version 1.4.
 """
 
@@ -22,12 +23,18 @@ from openglip.structures.sample import Sample
 
 
 def read_visual_genome(
-    root: StrPath, images: StrPath | None = None, *, min_count: int = 1, findings: Findings | None = None
+    root: StrPath,
+    images: StrPath | None = None,
+    *,
+    min_count: int = 1,
+    without_coco: bool = False,
+    findings: Findings | None = None,
 ) -> Iterator[Sample]:
     """Every picture with its objects, in the order of objects.json.
 
     images: folder of the pictures or above VG_100K; None: the root. min_count: rarer names are left out with their
-    boxes (recorded as unmapped_class). Raises DataError with the file.
+    boxes (recorded as unmapped_class). without_coco: leave out the pictures that are COCO's too (those with a `coco_id`),
+    so that COCO stays unseen. Raises DataError with the file.
     """
     report = findings if findings is not None else Findings(keep=False)
     root = Path(root)
@@ -37,6 +44,7 @@ def read_visual_genome(
         if f.is_dir()
     ]
     sizes: dict[int, tuple[int, int]] = {}
+    of_coco: set[int] = set()
     for i, item in enumerate(listed(read_json(root / "image_data.json"), root / "image_data.json", "the file")):
         image = record(item, ("image_id", "width", "height"), root / "image_data.json", f"image {i}")
         size = size_of(image["height"], image["width"])
@@ -44,6 +52,8 @@ def read_visual_genome(
             report.add("malformed", root / "image_data.json", None, f"no id, height and width: {item!r:.80}")
         else:
             sizes[image["image_id"]] = size
+            if without_coco and image.get("coco_id") is not None:
+                of_coco.add(image["image_id"])
     path = root / "objects.json"
     entries = [
         record(item, ("image_id", "objects"), path, f"entry {i}")
@@ -51,6 +61,7 @@ def read_visual_genome(
     ]
     for i, entry in enumerate(entries):
         listed(entry["objects"], path, f"objects of entry {i}")
+    entries = [entry for entry in entries if not is_id(entry["image_id"]) or entry["image_id"] not in of_coco]
     counts = Counter(_name(item) for entry in entries for item in entry["objects"])
     names = tuple(sorted(name for name, n in counts.items() if name and n >= min_count))
     index = {name: i for i, name in enumerate(names)}
