@@ -9,7 +9,15 @@ from model.golden import golden_arrays
 from torch import Tensor, nn
 
 from openglip.model.bert import BertLayer
-from openglip.model.deform import corner_rows, corner_weights, deform_conv, deform_conv_reference, flat_kernel, flat_view, table_of
+from openglip.model.deform import (
+    corner_rows,
+    corner_weights,
+    deform_conv,
+    deform_conv_reference,
+    flat_kernel,
+    flat_view,
+    table_of,
+)
 from openglip.model.dyhead import DyConv, DynamicReLU, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import Fusion
@@ -41,9 +49,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item()
 
 
-def fast_deform_conv(
-    x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int
-) -> Tensor:
+def fast_deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """As `deform_conv_reference`."""
     cells, weights = corner_weights(offset, mask)
     size, source = offset.shape[2:], x.shape[2:]
