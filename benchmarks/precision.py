@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = {"nano": nano(arguments), "glip-t": glip_t(), "machine": machine()}
     for name, row in result["nano"].items():
-        print(f"{name}: fp32 {row['fp32']:.4f}, bf16 {row['bf16']:.4f}, difference {100 * row['difference']:+.2f} points"
+        print(f"{name}: fp32 {row['fp32']:.4f}, bf16 {row['bf16']:.4f}, {100 * row['difference']:+.2f} points"
               f" ({100 * row['low']:+.2f} to {100 * row['high']:+.2f})")  # fmt: skip
     print("glip-t", result["glip-t"], torch.get_num_threads(), "threads")
     write("precision", result)
