@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from openglip.data.mixtures import Source
+from openglip.data.prompts import detection_prompt_of_all
 from openglip.errors import ConfigError
+from openglip.structures.sample import Sample
 from openglip.train.recipe import to_json, with_settings
 from openglip.train.recipes import RECIPES
-from openglip.train.run import find_recipe, resume, start
+from openglip.train.run import batches_of, find_recipe, resume, start
 
 INTERFACE_FIELDS = {"steps", "batch_size", "lr", "seed", "checkpoint_every", "evaluate_every", "workers", "data"}
 
@@ -72,6 +78,21 @@ def test_run_folder_remembers_its_recipe(tmp_path: Path) -> None:
     (tmp_path / "run" / "log.jsonl").touch()
     with pytest.raises(ConfigError, match="holds a run already: continue it with --resume"):
         start("debug", tmp_path / "run")
+
+
+def test_of_several_processes_the_first_opens_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert start("debug", tmp_path / "run").name == "debug"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_with_fixed_classes_takes_no_source_with_others(tmp_path: Path) -> None:
+    samples = [Sample(b"", (8, 8), [], categories=names, labels=[], exhaustive=True) for names in (("cat",), ("dog",))]
+    sources = [Source(name, [sample], detection_prompt_of_all) for name, sample in zip("ab", samples, strict=True)]
+    recipe = replace(RECIPES["dyhead-t"](), sources=lambda _: sources)
+    model = SimpleNamespace(categories=("cat",), name="dyhead-t")
+    with pytest.raises(ConfigError, match=r"source 'b' has 1 categories \(dog .* has 1 \(cat .* as its classes"):
+        batches_of(recipe, model, torch.device("cpu"), tmp_path)
 
 
 def test_recipe_from_a_file(tmp_path: Path) -> None:

@@ -95,8 +95,12 @@ def command(
         _dry_run(recipe, changes, output, device, as_json)
         return
     report = None if quiet else _Console()
-    done = train(recipe, output, settings=changes, resume=resume, device=device, report=report)
     folder = resume or output or Path("runs") / Path(recipe or "").stem
+    try:
+        done = train(recipe, output, settings=changes, resume=resume, device=device, report=report)
+    except KeyboardInterrupt:
+        print(f"go on with: openglip train --resume {folder}", file=sys.stderr)
+        raise
     result = {"output": str(folder), "steps": done.step, "skipped": done.skipped}
     if done.best_step:
         result |= {"best": done.best, "best_step": done.best_step}
@@ -112,13 +116,17 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _dry_run(name: str, changes: Mapping[str, str], output: Path | None, device: str, as_json: bool) -> None:
+    import torch
+
     from openglip.predict.detector import pick_device
     from openglip.train import run
     from openglip.train.plan import plan, plan_text
 
     found = run.find_recipe(name, changes)
     pictures = None if output is None else output / "plan"
-    described = plan(found, run.initial_model(found), pick_device(device), pictures)
+    with torch.device("meta"):  # its shapes are enough
+        model = run.initial_model(found)
+    described = plan(found, model, pick_device(device), pictures)
     print(json.dumps(described) if as_json else plan_text(described))
 
 

@@ -33,8 +33,8 @@ def read_visual_genome(
     """Every picture with its objects, in the order of objects.json.
 
     images: folder of the pictures or above VG_100K; None: the root. min_count: rarer names are left out with their
-    boxes (recorded as unmapped_class). without_coco: leave out the pictures that are COCO's too (those with a `coco_id`),
-    so that COCO stays unseen. Raises DataError with the file.
+    boxes (recorded as unmapped_class). without_coco: leave out the pictures that are COCO's too (with a `coco_id`), so
+    that COCO stays unseen. Raises DataError with the file.
     """
     report = findings if findings is not None else Findings(keep=False)
     root = Path(root)
