@@ -106,13 +106,16 @@ def run(source: str, output: Path, pairs: int | None) -> dict[str, Any]:
         label(source, output, workers=0, shard_size=100, labels=rules, progress=note)
     rows = json.loads((output / "manifest.json").read_bytes())["shards"].values()
     count = sum(row["counts"]["pairs"] for row in rows)
-    outside = sum(row["seconds_cpu_outside_model"] for row in rows)
+    pictures = sum(row["counts"]["pictures"] for row in rows)
+    spent = {key: sum(row["cpu_seconds"][key] for row in rows) for key in ("model", "reading", "outside")}
     return {
         "pairs": count,
+        "pictures": pictures,
         "pairs_per_second": count / (time.perf_counter() - begin),
+        "pairs_per_cpu_second": count / sum(spent.values()),
         "boxes": sum(row["counts"]["boxes"] for row in rows),
         "phrases": sum(row["counts"]["phrases"] for row in rows),
-        "cpu_milliseconds_outside_the_detector_per_pair": outside / count * 1000,
+        "cpu_milliseconds_per_picture": {key: seconds / pictures * 1000 for key, seconds in spent.items()},
         **_slope(points),
     }
 

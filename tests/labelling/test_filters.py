@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from openglip.labelling.filters import (
+    NO_REGIONS,
     Candidate,
-    Region,
+    Regions,
     agreeing,
     at_least_side,
     at_least_words,
@@ -23,8 +24,9 @@ from openglip.labelling.filters import (
 SIZE = (100, 100)
 
 
-def region(box: tuple[float, float, float, float], score: float = 0.5, phrase: int = 0) -> Region:
-    return Region(box, score, phrase, "a cat", ((0, 5),))
+def regions(*rows: tuple[tuple[int, ...], int]) -> Regions:
+    """Boxes with their phrases, best first."""
+    return Regions(np.array([b for b, _ in rows], float), -np.arange(len(rows)) / 10, np.array([p for _, p in rows]))
 
 
 def test_rules_of_pairs() -> None:
@@ -35,19 +37,15 @@ def test_rules_of_pairs() -> None:
 
 
 def test_rules_of_boxes() -> None:
-    whole, left, near, other = (
-        region((0, 0, 100, 100), 0.9),
-        region((0, 0, 40, 90), 0.8),
-        region((1, 0, 40, 90), 0.7, phrase=1),
-        region((60, 60, 90, 90), 0.6),
-    )
-    everything = [whole, left, near, other]
-    assert at_most_share(0.9)(everything, SIZE) == [left, near, other]
-    assert best_per_phrase(2)(everything, SIZE) == [whole, left, near]
-    assert one_phrase_per_box(0.8)(everything, SIZE) == [whole, left, other]
-    assert one_phrase_per_box(0.8)([], SIZE) == []
-    seen = [region((2, 0, 42, 88)), region((60, 60, 90, 90), phrase=1)]
-    assert agreeing(everything, seen) == [left]
+    whole, left, near, other = ((0, 0, 100, 100), 0), ((0, 0, 40, 90), 0), ((1, 0, 40, 90), 1), ((60, 60, 90, 90), 0)
+    everything = regions(whole, left, near, other)
+    assert at_most_share(0.9)(everything, SIZE).tolist() == [False, True, True, True]
+    assert best_per_phrase(2)(everything, SIZE).tolist() == [True, True, True, False]
+    assert one_phrase_per_box(0.8)(everything, SIZE).tolist() == [True, True, False, True]
+    assert one_phrase_per_box(0.8)(NO_REGIONS, SIZE).tolist() == []
+    seen = regions(((2, 0, 42, 88), 0), ((60, 60, 90, 90), 1))
+    assert agreeing(everything, seen).tolist() == [False, True, False, False]
+    assert agreeing(everything, NO_REGIONS).tolist() == [False] * 4
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:

@@ -269,13 +269,17 @@ def _print_state(folder: Path, as_json: bool) -> None:
             typer.echo(f"{title}: {listed}")
     if state["pairs_per_worker_second"] is not None:
         typer.echo(f"{state['pairs_per_worker_second']:.1f} pairs a second of one worker")
+    if (spent := state["cpu_milliseconds_per_picture"]) is not None:
+        listed = ", ".join(f"{name} {spent[name]:.1f}" for name in ("model", "reading", "outside"))
+        typer.echo(f"milliseconds of a core a picture: {listed}")
     for name, reason in manifest.failed.items():
         typer.echo(f"{name} failed: {reason}")
 
 
 def _state(manifest: Any) -> dict[str, Any]:
-    totals = manifest.totals()
-    seconds = sum(row["seconds"] for row in manifest.shards.values())
+    totals, rows = manifest.totals(), manifest.shards.values()
+    seconds = sum(row["seconds"] for row in rows)
+    spent = {key: sum(row["cpu_seconds"][key] for row in rows) for key in ("model", "reading", "outside")}
     return {
         "planned": len(manifest.planned),
         "done": len(manifest.shards),
@@ -283,4 +287,7 @@ def _state(manifest: Any) -> dict[str, Any]:
         "settings": manifest.settings,
         "totals": totals,
         "pairs_per_worker_second": totals["pairs"] / seconds if seconds else None,
+        "cpu_milliseconds_per_picture": {key: 1000 * s / totals["pictures"] for key, s in spent.items()}
+        if totals["pictures"]
+        else None,
     }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,19 +22,25 @@ class Candidate:
     size: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Region:
-    """One box of the teacher: xyxy pixels, score, the phrase's number, words and character spans."""
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """The teacher's boxes, best first: boxes N x 4 float64 xyxy pixels, scores N float64, phrases N int64 (which)."""
 
-    box: tuple[float, float, float, float]
-    score: float
-    phrase: int
-    words: str
-    spans: tuple[Span, ...]
+    boxes: np.ndarray
+    scores: np.ndarray
+    phrases: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, rows: np.ndarray) -> Regions:
+        """Those of a mask or of places."""
+        return Regions(self.boxes[rows], self.scores[rows], self.phrases[rows])
 
 
+NO_REGIONS = Regions(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))
 PairFilter = Callable[[Candidate], bool]
-RegionFilter = Callable[[Sequence[Region], tuple[int, int]], Sequence[Region]]
+RegionFilter = Callable[[Regions, tuple[int, int]], np.ndarray]  # a mask of what stays
 
 
 def at_least_words(count: int) -> PairFilter:
@@ -50,25 +55,18 @@ def at_least_side(pixels: int) -> PairFilter:
 
 def at_most_share(share: float) -> RegionFilter:
     """Boxes that cover no more than this share of the picture."""
-
-    def keep(regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
-        limit = share * size[0] * size[1]
-        return [r for r in regions if (r.box[2] - r.box[0]) * (r.box[3] - r.box[1]) <= limit]
-
-    return keep
+    return lambda regions, size: bx.area(regions.boxes) <= share * size[0] * size[1]
 
 
 def best_per_phrase(count: int) -> RegionFilter:
     """The best so many boxes of each phrase."""
 
-    def keep(regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
-        seen: Counter[int] = Counter()
-        kept = []
-        for region in regions:
-            seen[region.phrase] += 1
-            if seen[region.phrase] <= count:
-                kept.append(region)
-        return kept
+    def keep(regions: Regions, size: tuple[int, int]) -> np.ndarray:
+        order = np.argsort(regions.phrases, kind="stable")
+        ordered = regions.phrases[order]
+        mask = np.zeros(len(regions), bool)
+        mask[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered) < count
+        return mask
 
     return keep
 
@@ -76,32 +74,25 @@ def best_per_phrase(count: int) -> RegionFilter:
 def one_phrase_per_box(iou: float) -> RegionFilter:
     """Of boxes of any phrases that overlap by more than `iou` the best (suppression over phrases)."""
 
-    def keep(regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
-        boxes = _array(regions)
-        kept: list[int] = []
+    def keep(regions: Regions, size: tuple[int, int]) -> np.ndarray:
+        mask = np.zeros(len(regions), bool)
         for i in range(len(regions)):
-            if not kept or bx.iou(boxes[i : i + 1], boxes[kept]).max() <= iou:
-                kept.append(i)
-        return [regions[i] for i in kept]
+            kept = regions.boxes[:i][mask[:i]]
+            mask[i] = not len(kept) or bx.iou(regions.boxes[i : i + 1], kept).max() <= iou
+        return mask
 
     return keep
 
 
-def agreeing(regions: Sequence[Region], again: Sequence[Region], iou: float = 0.5) -> list[Region]:
-    """Regions that a second view of the picture confirms: a box of the same phrase that overlaps by `iou`.
+def agreeing(regions: Regions, again: Regions, iou: float = 0.5) -> np.ndarray:
+    """Mask of the regions that a second view of the picture confirms: a box of the same phrase that overlaps by `iou`.
 
     again: the second view's regions in the pixels of the first (a mirrored picture, or a jittered one).
     """
-    kept = []
-    for region in regions:
-        same = [r for r in again if r.phrase == region.phrase]
-        if same and bx.iou(_array([region]), _array(same)).max() >= iou:
-            kept.append(region)
-    return kept
-
-
-def _array(regions: Sequence[Region]) -> np.ndarray:
-    return np.array([r.box for r in regions], np.float64).reshape(-1, 4)
+    if not len(again):
+        return np.zeros(len(regions), bool)
+    same = regions.phrases[:, None] == again.phrases
+    return ((bx.iou(regions.boxes, again.boxes) >= iou) & same).any(1)
 
 
 # --- near-duplicate pictures -----------------------------------------------------------------------------------------

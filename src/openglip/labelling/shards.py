@@ -12,21 +12,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
+
+import numpy as np
 
 from openglip.data.files import image_content, image_size, whole_file
 from openglip.errors import DataError, ImageError
 from openglip.labelling import filters
 from openglip.labelling.captions import Phrases, find_phrases
-from openglip.labelling.filters import Candidate, PairFilter, Region, RegionFilter
+from openglip.labelling.filters import NO_REGIONS, Candidate, PairFilter, RegionFilter, Regions
 from openglip.labelling.inputs import DAMAGED, Pair, Shard
-from openglip.labelling.teacher import Answer, Task, Teacher, size_of
+from openglip.labelling.teacher import Answer, Task, Teacher
 from openglip.prompts.phrases import Chunker
+from openglip.structures.sample import ImageReference
 
-WINDOW = 64  # pairs that are in memory at a time
+WINDOW = 64  # pairs that are in memory at a time, or a few more
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class LabelSettings:
 
 @dataclass
 class Counts:
-    """Totals of a shard or a run; each a plain number or a table by reason."""
+    """Totals of a shard or a run; each a plain number or a table by reason. pictures: that could be opened, one that
+    several captions in a row belong to counts once."""
 
     pairs: int = 0
+    pictures: int = 0
     lines: int = 0
     phrases: int = 0
     boxes: int = 0
@@ -101,17 +105,17 @@ def label_shard(
     lines last: a shard is done when its lines are there. repeated: places of near-duplicates, with what they repeat.
     beat: called with the number of pairs now and then.
     """
-    begin, model_begin = time.perf_counter(), teacher.seconds
-    cpu_begin = time.process_time() - teacher.cpu_seconds
+    begin, cpu_begin = time.perf_counter(), time.process_time()
+    detecting, reading = replace(teacher.detecting), replace(teacher.reading)
     counts, digest = Counts(), hashlib.sha256()
+    teacher.begin_shard()
     with (
         whole_file(folder / "shards" / f"{shard.name}.jsonl", "wb") as lines,
         whole_file(folder / "failures" / f"{shard.name}.jsonl", "wb") as failures,
     ):
         out, bad = _Writer(lines), _Writer(failures)
-        pairs = iter(shard.pairs())
         work = _Work(teacher, settings, provenance, counts, repeated or {})
-        while window := list(islice(pairs, WINDOW)):
+        for window in _windows(shard.pairs()):
             for result in work.label(window, digest):
                 (bad if "reason" in result else out).write(result)
             counts.pairs += len(window)
@@ -126,9 +130,26 @@ def label_shard(
         "counts": counts.as_dict(),
         "host": socket.gethostname(),
         "seconds": round(time.perf_counter() - begin, 3),
-        "seconds_model": round(teacher.seconds - model_begin, 3),
-        "seconds_cpu_outside_model": round(time.process_time() - teacher.cpu_seconds - cpu_begin, 3),
+        "seconds_model": round(teacher.detecting.wall - detecting.wall, 3),
+        "cpu_seconds": {
+            "model": round(model := teacher.detecting.cpu - detecting.cpu, 3),
+            "reading": round(pixels := teacher.reading.cpu - reading.cpu, 3),
+            "outside": round(time.process_time() - cpu_begin - model - pixels, 3),
+        },
     }
+
+
+def _windows(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    """Runs of pairs that are in memory at a time; captions of one picture in a row stay together."""
+    window: list[Pair] = []
+    for pair in pairs:
+        full = len(window) >= WINDOW and (pair.image is None or pair.image != window[-1].image)
+        if full or len(window) == 2 * WINDOW:
+            yield window
+            window = []
+        window.append(pair)
+    if window:
+        yield window
 
 
 def _give_back_memory() -> None:
@@ -151,6 +172,7 @@ class _Work:
     ) -> None:
         self.teacher, self.settings, self.provenance, self.counts = teacher, settings, provenance, counts
         self.repeated = repeated
+        self._last: tuple[ImageReference | None, bytes] = None, b""
         self.pair_filters, self.region_filters = settings.pair_filters(), settings.region_filters()
 
     def label(self, pairs: Sequence[Pair], digest: Any) -> Iterator[dict[str, Any]]:
@@ -182,7 +204,7 @@ class _Work:
         if place in self.repeated:
             return f"near-duplicate: of {self.repeated[place]}"
         try:
-            content = image_content(pair.image)
+            content = self._open(pair.image)
             if self.pair_filters:
                 candidate = Candidate(pair.caption or "", image_size(content))
                 for name, rule in self.pair_filters.items():
@@ -191,6 +213,13 @@ class _Work:
         except DataError as error:
             return f"unreadable picture: {error}"
         return content
+
+    def _open(self, image: ImageReference) -> bytes:
+        """The encoded picture, read once for captions of it in a row."""
+        if image != self._last[0]:
+            self._last = image, image_content(image)
+            self.counts.pictures += 1
+        return self._last[1]
 
     def _phrases(self, captions: list[str]) -> list[Phrases]:
         if (prompt := self.teacher.prompt) is not None:
@@ -207,7 +236,7 @@ class _Work:
         size = answers[0].size if answers else None
         if not answers:
             try:
-                size = size_of(content)
+                size = self.teacher.size_of(content)
             except ImageError as problem:
                 error = f"unreadable picture: {problem}"
         if error is not None or size is None:
@@ -218,22 +247,32 @@ class _Work:
         self.counts.dropped_boxes["the second view disagrees"] += sum(a.disagreed for a in answers)
         regions = self._kept(_joined(phrases, self._parts(phrases), answers), size)
         self.counts.boxes += len(regions)
-        self.counts.scores.update(f"{int(r.score * 10) / 10:.1f}" for r in regions)
+        for tenth in (regions.scores * 10).astype(int).tolist():
+            self.counts.scores[f"{tenth / 10:.1f}"] += 1
         return {
             "filename": pair.filename,
             **({} if pair.id is None else {"id": pair.id}),
             "height": size[0],
             "width": size[1],
-            "grounding": {"caption": phrases.caption, "regions": [_region(r) for r in regions]},
+            "grounding": {"caption": phrases.caption, "regions": self._listed(regions, phrases)},
             "provenance": self.provenance,
         }
 
-    def _kept(self, regions: Sequence[Region], size: tuple[int, int]) -> Sequence[Region]:
+    def _kept(self, regions: Regions, size: tuple[int, int]) -> Regions:
         for name, rule in self.region_filters.items():
             kept = rule(regions, size)
-            self.counts.dropped_boxes[name] += len(regions) - len(kept)
-            regions = kept
+            self.counts.dropped_boxes[name] += len(regions) - int(kept.sum())
+            regions = regions.take(kept)
         return regions
+
+    def _listed(self, regions: Regions, phrases: Phrases) -> list[dict[str, Any]]:
+        names = self.teacher.names or [phrases.caption[b:e] for b, e in phrases.spans]
+        return [
+            {"bbox": box, "phrase": names[i], "tokens_positive": [list(phrases.spans[i])], "score": score}
+            for box, i, score in zip(
+                regions.boxes.tolist(), regions.phrases.tolist(), regions.scores.tolist(), strict=True
+            )
+        ]
 
     def _failure(self, pair: Pair, reason: str) -> dict[str, Any]:
         self.counts.failures[reason.partition(":")[0]] += 1
@@ -263,19 +302,14 @@ def _task(content: bytes | str, phrases: Phrases, part: tuple[int, int]) -> Task
     return Task(content, phrases.caption[begin:end], spans)
 
 
-def _joined(phrases: Phrases, parts: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> list[Region]:
-    """The regions of all parts of a caption, with the caption's spans, best first."""
-    regions = []
-    for (begin, _), answer in zip(parts, answers, strict=True):
-        for r in answer.regions:
-            spans = tuple((b + begin, e + begin) for b, e in r.spans)
-            regions.append(Region(r.box, r.score, phrases.spans.index(spans[0]), r.words, spans))
-    return sorted(regions, key=lambda r: -r.score)
-
-
-def _region(region: Region) -> dict[str, Any]:
-    spans = [list(span) for span in region.spans]
-    return {"bbox": list(region.box), "phrase": region.words, "tokens_positive": spans, "score": region.score}
+def _joined(phrases: Phrases, parts: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> Regions:
+    """The regions of all parts of a caption, best first, with their phrases' places in the caption's."""
+    if len(answers) < 2:
+        return answers[0].regions if answers else NO_REGIONS
+    own = [np.array([i for i, (b, e) in enumerate(phrases.spans) if p[0] <= b and e <= p[1]]) for p in parts]
+    columns = [(a.regions.boxes, a.regions.scores, o[a.regions.phrases]) for o, a in zip(own, answers, strict=True)]
+    together = Regions(*(np.concatenate(c) for c in zip(*columns, strict=True)))
+    return together.take(np.argsort(-together.scores, kind="stable"))
 
 
 def _refuse_if_nothing_could_be_read(shard: Shard, counts: Counts) -> None:
