@@ -61,3 +61,10 @@ def test_unequal_processes_finish(tmp_path: Path) -> None:
 def test_bad_loss_on_one_process_skips_the_step_on_both(tmp_path: Path) -> None:
     lines = launch(tmp_path, "nan", 2)
     assert [line["skipped"] for line in lines] == [None, "token", None, None]
+
+
+@pytest.mark.slow
+def test_words_of_all_processes_are_compared(tmp_path: Path) -> None:
+    """Texts of other lengths and, in the first step, a process without regions: the sum is that of one process."""
+    one, two = launch(tmp_path / "one", "contrast", 1)[0], launch(tmp_path / "two", "contrast", 2)[0]
+    assert two["contrast"] == pytest.approx(one["contrast"], rel=1e-4)

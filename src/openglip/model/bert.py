@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FIRST, LAST, STOPS = 101, 102, (1012, 1029)  # [CLS], [SEP], "." and "?"
 LIMIT = 5e4  # the official clamp that keeps half precision (largest value 65,504) from overflowing
 
 
@@ -23,16 +24,17 @@ class SelfAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: B x L x D; mask: B x L bool, True on real tokens."""
+        """x: B x L x D; mask: B x L bool, True on real tokens, or B x L x L: what each token sees."""
+        mask = mask[:, None] if mask.ndim == 3 else mask[:, None, None]
         b, length, dim = x.shape
         q, k, v = (p(x).view(b, length, self.heads, -1).transpose(1, 2) for p in (self.query, self.key, self.value))
         dropout = self.dropout if self.training else 0.0
         if self.clamp:
             logits = ((q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5).clamp(-LIMIT, LIMIT)
-            logits = logits.masked_fill(~mask[:, None, None], torch.finfo(logits.dtype).min)
+            logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
             x = F.dropout(logits.softmax(-1), dropout) @ v
         else:
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return x.transpose(1, 2).reshape(b, length, dim)
 
 
@@ -102,9 +104,12 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, dim)
         self.LayerNorm = nn.LayerNorm(dim, eps=eps)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """ids: B x L; places: B x L position of each token, None: as they stand."""
         x = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
-        x = x + self.position_embeddings.weight[: ids.shape[1]]
+        x = x + (
+            self.position_embeddings.weight[: ids.shape[1]] if places is None else self.position_embeddings(places)
+        )
         return F.dropout(self.LayerNorm(x), self.dropout, self.training)
 
 
@@ -120,7 +125,14 @@ class Encoder(nn.Module):
 
 
 class Bert(nn.Module):
-    """BERT without pooler: token ids B x L (int64) and mask B x L (bool) -> last hidden state B x L x dim."""
+    """BERT without pooler: token ids B x L (int64) and mask B x L (bool) -> last hidden state B x L x dim.
+
+    sub_sentences: read each part between full stops as if it stood alone, at positions of its own: names of a list then
+    don't disturb each other (Grounding DINO, section 3.4). Not part of GLIP: off by default, and right only for weights
+    that were trained so. The text layers of the tower still see the whole prompt.
+    """
+
+    sub_sentences = False
 
     def __init__(
         self,
@@ -144,4 +156,21 @@ class Bert(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.encoder(self.embeddings(ids), mask)
+        if not self.sub_sentences:
+            return self.encoder(self.embeddings(ids), mask)
+        parts, places = sub_sentences(ids)
+        seen = (parts[:, :, None] == parts[:, None]) & mask[:, None]
+        # padding sees itself: a softmax over nothing is not a number
+        return self.encoder(self.embeddings(ids, places), seen | torch.eye(ids.shape[1], device=ids.device).bool())
+
+
+def sub_sentences(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of its part and place in it, of each token (B x L int64 each).
+
+    A part ends with a full stop or question mark; [CLS] and [SEP] are parts of their own.
+    """
+    ends = torch.isin(ids, ids.new_tensor([FIRST, *STOPS]))
+    starts = (ids == LAST) | ends.roll(1, 1)
+    starts[:, 0] = True
+    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return starts.cumsum(1), place - torch.where(starts, place, 0).cummax(1).values

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid
 from openglip.model.bert import Bert
+from openglip.model.contrast import RegionWords
 from openglip.model.dyhead import DyConv, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import BiAttention
@@ -53,6 +54,7 @@ class GLIP(nn.Module):
         if text_encoder is not None:
             self.language_backbone = nn.ModuleDict({"body": nn.ModuleDict({"model": text_encoder})})
         self.rpn = nn.ModuleDict({"head": head})
+        self.contrast: RegionWords | None = None  # a loss of training that is not in the paper
 
     @property
     def head(self) -> Head:
@@ -82,7 +84,16 @@ class GLIP(nn.Module):
     def forward(self, images: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> HeadOutputs:
         """The official padded batch: images B x 3 x H x W, zero where padded; ids and mask B x L (none: closed set)."""
         text = None if ids is None or mask is None else self.encode_text(ids, mask)
-        return self.align(self.encode_image(images), text)
+        pyramid = self.encode_image(images)
+        outputs = self.align(pyramid, text)
+        if self.contrast is None or text is None or not self.training:
+            return outputs
+        return outputs._replace(contrast=self.contrast(pyramid, text.hidden))
+
+    def use_sub_sentences(self) -> GLIP:
+        """Encode each part of a prompt by itself (`Bert`)."""
+        self.language_backbone["body"]["model"].sub_sentences = True  # type: ignore[index]
+        return self
 
     def use_plain(self, plain: bool = True) -> GLIP:
         """Compute by the formulas as they stand, slower; the fast paths are held to them by tests."""

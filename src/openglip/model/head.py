@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openglip.model.bert import LIMIT, BertLayer
+from openglip.model.contrast import Contrast
 from openglip.model.dyhead import DyConv, Sizes, split_levels
 from openglip.model.fusion import Fusion
 
@@ -31,13 +32,14 @@ class HeadOutputs(NamedTuple):
     """Raw outputs per anchor, levels concatenated from fine to coarse, rows before columns.
 
     logits: B x A x L against every token (closed set: B x A x classes); box_regression: B x A x 4, coded;
-    centerness: B x A logits; sizes: (h, w) per level.
+    centerness: B x A logits; sizes: (h, w) per level; contrast: for that loss, else None.
     """
 
     logits: Tensor
     box_regression: Tensor
     centerness: Tensor
     sizes: tuple[tuple[int, int], ...]
+    contrast: Contrast | None = None
 
 
 class FusionBlock(nn.Module):

@@ -24,6 +24,7 @@ from openglip.data.batches import Batch
 from openglip.errors import ConfigError, DataError, OpenGLIPError
 from openglip.train import checkpoint
 from openglip.train.assign import Targets, assign
+from openglip.train.contrast import region_word_contrast
 from openglip.train.logs import Logs
 from openglip.train.losses import ClosedSetCriterion, GroundingCriterion, Normalisers, normalisers
 from openglip.train.optim import (
@@ -197,7 +198,12 @@ def batch_losses(
         labels = [_labels(own, batch, i) for i, own in enumerate(batch.labels)]
         return criterion(outputs, anchors, boxes, labels, targets=targets, counts=counts)
     maps = [tokens for _, tokens in batch.targets]
-    return criterion(outputs, anchors, boxes, maps, batch.mask, targets=targets, counts=counts)
+    if outputs.contrast is None:
+        return criterion(outputs, anchors, boxes, maps, batch.mask, targets=targets, counts=counts)
+    targets = targets or assign(anchors, outputs.sizes, boxes)
+    counts = counts or normalisers([targets])
+    terms = criterion(outputs, anchors, boxes, maps, batch.mask, targets=targets, counts=counts)
+    return terms | {"contrast": region_word_contrast(outputs.contrast, targets, maps, batch.ids, batch.mask, counts)}
 
 
 def _anchors(model: Any, batch: Batch) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -357,7 +363,9 @@ def _restore(
 
 def _export(path: Path, model: nn.Module, average: Average | None, recipe: Recipe, progress: Progress) -> None:
     weights = average.state if average and recipe.use_average else model.state_dict()
+    weights = {key: value for key, value in weights.items() if not key.startswith("contrast.")}  # for training alone
     info = {"model": recipe.model, "recipe": recipe.name, "step": progress.step, "data": recipe.data}
+    info |= {"sub_sentences": True} if recipe.sub_sentences else {}
     if progress.best_step:
         info |= {"best": {recipe.best: progress.best, "step": progress.best_step}}
     write_safetensors(path, weights, info)

@@ -26,6 +26,9 @@ class Recipe:
     processes and small batches. text_lr: rate of the text encoder, None for `lr`. lr_of: rates of other parameters by
     the beginning of their names. frozen: beginnings of names that do not train. weights: a checkpoint to start from.
     start: checkpoints of parts by the beginning of their names, in `data`.
+    Beyond the paper, and off: sub_sentences: the text encoder reads each name by itself, so that names of a list don't
+    disturb each other (`Bert`). contrast: weight of a loss that compares the regions of each picture with the words of
+    all pictures of a step, which makes many more negatives (`train.contrast`).
     best: the figure that decides which evaluation is the best. average: decay of the running average of the weights,
     0 for none; average_warmup: makes its decay at most (n + 1) / (n + 1 + average_warmup) in step n, so that a short
     run forgets its start; use_average: evaluate it and give it out instead of the weights. val: a COCO json that the
@@ -39,6 +42,8 @@ class Recipe:
     steps: int
     batch_size: int
     lr: float
+    sub_sentences: bool = False
+    contrast: float = 0.0
     seed: int = 0
     checkpoint_every: int = 1000
     evaluate_every: int = 0
@@ -75,7 +80,16 @@ class Recipe:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("workers", "evaluate_every", "warmup", "lr", "weight_decay", "average", "average_warmup"):
+        for name in (
+            "workers",
+            "evaluate_every",
+            "warmup",
+            "lr",
+            "weight_decay",
+            "average",
+            "average_warmup",
+            "contrast",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must not be negative")
         if self.val is not None and not self.evaluate_every:

@@ -18,6 +18,8 @@ from openglip.data.batches import Batch, batch_stream
 from openglip.data.mixtures import Mixture
 from openglip.errors import ConfigError
 from openglip.model.builders import MODELS
+from openglip.model.contrast import RegionWords
+from openglip.model.glip import GLIP
 from openglip.predict.detector import pick_device
 from openglip.train import nano
 from openglip.train.logs import STEPS
@@ -114,7 +116,12 @@ def initial_model(recipe: Recipe) -> Any:
         raise ConfigError(f"there is no model {recipe.model!r}: {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return nano.NanoInTraining() if isinstance(recipe, nano.NanoRecipe) else MODELS[recipe.model]()
+        model: Any = nano.NanoInTraining() if isinstance(recipe, nano.NanoRecipe) else MODELS[recipe.model]()
+        if not (recipe.sub_sentences or recipe.contrast):
+            return model
+        if not isinstance(model, GLIP) or model.categories:
+            raise ConfigError(f"sub_sentences and contrast are for models of words, not {recipe.model}")
+        return model.use_sub_sentences() if recipe.sub_sentences else model
 
 
 def new_model(recipe: Recipe) -> Any:
@@ -126,6 +133,10 @@ def new_model(recipe: Recipe) -> Any:
     if recipe.weights:
         found = read_checkpoint(recipe.weights)
         load_state(model, from_official(found.state)[0] if found.official else found.state, recipe.weights)
+    if recipe.contrast:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model.contrast = RegionWords(model.head.cls_logits.in_channels, model.head.text_dim, recipe.contrast)
     return model
 
 

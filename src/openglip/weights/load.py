@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
 from openglip.model.builders import MODELS
-from openglip.weights.files import read_checkpoint
+from openglip.weights.files import read_checkpoint, read_info
 from openglip.weights.hub import embedded_file, fetch
 from openglip.weights.keys import from_official, official_model
 from openglip.weights.records import BY_FILE, RECORDS, WeightsRecord, find_record
@@ -43,6 +43,8 @@ def load_model(
         model = build_model(architecture)
     if found:
         load_state(model, *found)
+    if isinstance(source, str) and read_info(source).get("sub_sentences"):
+        model.use_sub_sentences()  # type: ignore[operator]
     return model.to(device).eval().requires_grad_(False)
 
 
