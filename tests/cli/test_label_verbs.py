@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,33 @@ def test_wrong_use(
     assert result.exit_code == status
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_labels_go_to_other_formats_and_to_a_person_and_back(command: Any, source: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "out", tmp_path / "data"
+    assert command("run", source, "--output", out, "--workers", 0, "--chunker", "rules", "--quiet").exit_code == 0
+    counts = json.loads(command("publish", out, data, "--threshold", 0.3).stdout)
+    assert counts["boxes"] > 0
+    for form, place in (("coco", "o.json"), ("webdataset", "wds"), ("yolo", "yolo"), ("label-studio", "ls.json")):
+        places = [str(data), str(tmp_path / place), "--format", form, "--images", str(source), "--json"]
+        done = CliRunner().invoke(app, ["data", "convert", *places])
+        assert done.exit_code == 0, (form, done.output)
+        assert json.loads(done.stdout)["samples"] == counts["lines"]
+    parquet = command("publish", out, tmp_path / "parquet", "--threshold", 0.3, "--format", "parquet")
+    assert parquet.exit_code == 0 if find_spec("pyarrow") else "pip install" in parquet.output
+    tasks = tmp_path / "tasks.json"
+    assert "2 tasks" in command("review", out, tasks, "--threshold", 0.3).stdout
+    corrected = json.loads(tasks.read_text())
+    for task in corrected:
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+    tasks.write_text(json.dumps(corrected))
+    merged = json.loads(command("merge", tasks, tmp_path / "back.jsonl").stdout)
+    assert (merged["lines"], merged["boxes"]) == (2, counts["boxes"])
+
+
+def test_status_tells_where_the_time_went(command: Any, source: Path, tmp_path: Path) -> None:
+    command("run", source, "--output", tmp_path / "out", "--workers", 0, "--chunker", "rules", "--quiet")
+    spent = json.loads(command("status", tmp_path / "out", "--json").stdout)["cpu_milliseconds_per_picture"]
+    assert set(spent) == {"model", "reading", "outside"}
+    assert all(milliseconds >= 0 for milliseconds in spent.values())
+    assert "milliseconds of a core a picture: model " in command("status", tmp_path / "out").stdout

@@ -94,6 +94,8 @@ def test_webdataset(tmp_path: Path) -> None:
                     info = tarfile.TarInfo(member)
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
+        (tmp_path / f"{name}.parquet").write_bytes(b"img2dataset's table of urls and states")
+        (tmp_path / f"{name}_stats.json").write_text("{}")
     check(pairs(tmp_path / "00000.tar"))
     assert [s.name for s in plan(tmp_path)] == ["00000", "00001"]
     assert [s.name for s in plan(str(tmp_path / "*.tar"))] == ["00000", "00001"]

@@ -165,6 +165,11 @@ def test_filters_are_counted(pictures: Path, tmp_path: Path) -> None:
     assert totals["dropped_boxes"]["covers everything"] > 0
     assert totals["dropped_boxes"]["over the cap of a phrase"] > 0
     assert verify(tmp_path / "out") == []
+    tiny = run(pictures, tmp_path / "tiny", labels=LabelSettings(chunker="rules", min_side=49, max_phrases=1))
+    assert tiny.totals()["failures"] == {"empty caption": 6, "tiny picture": 23, "unreadable picture": 1}
+    one = run(pictures, tmp_path / "one", labels=LabelSettings(chunker="rules", max_phrases=2, phrase_nms=0.1))
+    assert one.totals()["dropped_phrases"]["over the cap"] > 0
+    assert one.totals()["dropped_boxes"]["another phrase has the box"] > 0
 
 
 @pytest.mark.parametrize("kind", ["flip", "jitter"])

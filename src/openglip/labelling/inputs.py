@@ -81,7 +81,10 @@ def plan(
 def _plan(text: str, images: StrPath | None, shard_size: int) -> list[Shard]:
     path = Path(text)
     if path.is_dir():
-        archives = sorted(p for p in path.iterdir() if p.suffix in (".tar", ".parquet"))
+        tars = {
+            p.stem for p in path.glob("*.tar")
+        }  # beside each img2dataset puts a table of its name, without pictures
+        archives = sorted(p for p in path.iterdir() if p.suffix in (".tar", *([] if p.stem in tars else [".parquet"])))
         if any((path / name).exists() for name in ("Sentences", "Sentences.tar")):
             return _cut(_flickr_rows(path, images), text, shard_size)
         if archives:
