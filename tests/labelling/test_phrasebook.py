@@ -19,7 +19,7 @@ from openglip.labelling.teacher import Task, Teacher, TeacherSettings
 from openglip.predict.detector import Detector, load
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))[:2]
-CAPTIONS = ["a man and a dog", "a dog beside the car", "two people", "a dog"]
+CAPTIONS = ["A man and a dog", "A dog beside the car", "two people", "a dog"]
 
 
 @pytest.fixture(scope="module")

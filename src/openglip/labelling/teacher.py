@@ -128,17 +128,17 @@ class Teacher:
         phrases: dict[bytes, dict[str, int]] = {}
         for task in tasks:
             own = phrases.setdefault(task.content, {})
-            for b, e in task.spans:
-                own.setdefault(task.caption[b:e], len(own))
+            for words in _phrases_of(task):
+                own.setdefault(words, len(own))
         with self.detecting.running():
             self._book.learn(phrase for own in phrases.values() for phrase in own)
-            words = {"categories": [self._book.text(list(own)) for own in phrases.values()]}
-        found = self._detect(phrases, words)
+            texts = {"categories": [self._book.text(list(own)) for own in phrases.values()]}
+        found = self._detect(phrases, texts)
         boxes = [_regions(d) for d in found]
-        agreed = self._agreed(list(phrases), boxes, words)
+        agreed = self._agreed(list(phrases), boxes, texts)
         by_picture = dict(zip(phrases, zip(found, boxes, agreed, strict=True), strict=True))
         return [
-            _answer_of(*by_picture[t.content], [phrases[t.content][t.caption[b:e]] for b, e in t.spans]) for t in tasks
+            _answer_of(*by_picture[t.content], [phrases[t.content][words] for words in _phrases_of(t)]) for t in tasks
         ]
 
     def _words(self, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -215,6 +215,11 @@ class Teacher:
                 boxes[i], Regions(_back(second.boxes, image.shape[:2], kind), second.scores, second.phrases)
             )
         return agreed
+
+
+def _phrases_of(task: Task) -> list[str]:
+    """In small letters, as the text encoders read them: "A dog" is "a dog"."""
+    return [task.caption[b:e].lower() for b, e in task.spans]
 
 
 def _regions(found: Detections) -> Regions:
