@@ -18,6 +18,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,12 +40,14 @@ from openglip.labelling.manifest import Manifest, verify
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 
+RULES = LabelSettings(chunker="rules")
+
 
 def one(sources: list[str], output: str, engine: str, workers: int, limit: int) -> None:
     """A run, as a process of its own. limit: bytes beyond which no file may grow, as on a full disk; 0: none."""
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    label(sources, output, model=fast, workers=workers, engine=engine, labels=LabelSettings(chunker="rules"))  # type: ignore[arg-type]
+    label(sources, output, model=fast, workers=workers, engine=engine, shard_size=500, labels=RULES)  # type: ignore[arg-type]
 
 
 def start(sources: list[str], output: Path, engine: str, workers: int, limit: int = 0) -> subprocess.Popen:
@@ -73,40 +76,56 @@ def odd_sources(folder: Path, root: str) -> list[str]:
     return [root, *(str(folder / f"{name}.tar") for name in ("odd", "breaks", "none"))]
 
 
-def working(process: subprocess.Popen, output: Path) -> bool:
-    """Wait until a shard is being written; False when the run is over."""
+def halves(output: Path) -> set[str]:
+    """Names of half-written shards; each holds the number of its process."""
+    return {path.name for path in (output / "shards").glob(".*.tmp")}
+
+
+def working(process: subprocess.Popen, output: Path, left: set[str]) -> bool:
+    """Wait until a shard is being written (what a killed run left does not count); False when the run is over."""
     while process.poll() is None:
-        if any((output / "shards").glob(".*.tmp")):
+        if halves(output) - left:
             return True
         time.sleep(0.02)
     return False
 
 
-def disturbed(sources: list[str], output: Path, engine: str, kills: int, limit: int, seed: int) -> dict[str, Any]:
-    """A full disk first (limit in bytes, 0: not), then kills at random moments of the work, then the rest."""
-    generator, begin = random.Random(seed), time.monotonic()
-    found: dict[str, Any] = {"kills": []}
+def disturbed(
+    sources: list[str], output: Path, engine: str, kills: int, limit: int, whole: dict[str, bytes]
+) -> dict[str, Any]:
+    """A full disk first (limit in bytes, 0: not), then kills at random moments of the work, then the rest. A run that
+    is over too early is compared, and begun again from nothing."""
+    generator, begin = random.Random(engine), time.monotonic()
+    log: list[dict[str, Any]] = []
+    found: dict[str, Any] = {"identical": True, "kills": log}
     if limit:
         start(sources, output, engine, 2, limit).wait()
         reasons = Manifest.load(output).failed
         found["shards_that_found_the_disk_full"] = sum("File too large" in reason for reason in reasons.values())
         print(f"{engine}: disk full for {found['shards_that_found_the_disk_full']} shards", file=sys.stderr)
-    process = start(sources, output, engine, 2)
-    while len(found["kills"]) < kills and working(process, output):
+    left, process = halves(output), start(sources, output, engine, 2)
+    while len(log) < kills:
+        if not working(process, output, left):
+            found["identical"] &= tree(output) == whole
+            shutil.rmtree(output)
+            left, process = set(), start(sources, output, engine, 2)
+            continue
         time.sleep(generator.uniform(0, 1.5))
         workers = workers_of(process, engine)
         whom = "worker" if workers and generator.random() < 0.5 else "main"
         done = len(list((output / "shards").glob("[!.]*.jsonl")))
         if whom == "worker":
             os.kill(generator.choice(workers), signal.SIGKILL)
+            left = halves(output)
         else:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            process = start(sources, output, engine, 2)
-        found["kills"].append({"killed": whom, "seconds": round(time.monotonic() - begin, 1), "shards_done": done})
-        print(f"{engine}: {found['kills'][-1]}", file=sys.stderr)
+            left, process = halves(output), start(sources, output, engine, 2)
+        log.append({"killed": whom, "seconds": round(time.monotonic() - begin, 1), "shards_done": done})
+        print(f"{engine}: {log[-1]}", file=sys.stderr)
     process.wait()
-    return found | {"seconds": round(time.monotonic() - begin, 1)}
+    found["identical"] &= tree(output) == whole
+    return found | {"problems": verify(output), "seconds": round(time.monotonic() - begin, 1)}
 
 
 def main() -> None:
@@ -130,14 +149,12 @@ def main() -> None:
         digest = hashlib.sha256(b"".join(p.encode() + c for p, c in sorted(whole.items()))).hexdigest()
         found: dict[str, Any] = {"model": "stub", "totals": manifest.totals(), "failed": manifest.failed}
         found["sha256_of_all_files"] = digest
-        for seed, engine in enumerate(args.engines):
-            output = folder / engine
+        for engine in args.engines:
             limit = sizes[len(sizes) // 2] if engine == "local" else 0
-            log = disturbed(sources, output, engine, args.kills, limit, seed)
-            same = tree(output) == whole and Manifest.load(output).totals() == manifest.totals()
-            found[engine] = {"identical": same, "problems": verify(output), **log}
-    text = json.dumps({**found, "machine": machine()}, indent=1, ensure_ascii=False)
-    (RESULTS / "labelling_kills.json").write_text(text + "\n")
+            log = disturbed(sources, folder / engine, engine, args.kills, limit, whole)
+            found[engine] = {"same_counts": Manifest.load(folder / engine).totals() == manifest.totals(), **log}
+            text = json.dumps({**found, "machine": machine()}, indent=1, ensure_ascii=False)
+            (RESULTS / "labelling_kills.json").write_text(text + "\n")
     print(text)
 
 
