@@ -108,7 +108,7 @@ def debug() -> GLIP:
         "debug",
         body,
         FPN(body.channels[1:], 64),
-        Bert(dim=64, layers=2, heads=4, hidden=128, dropout=0.0),
+        Bert(dim=64, layers=1, heads=4, hidden=128, dropout=0.0),
         Head(
             64,
             blocks=1,

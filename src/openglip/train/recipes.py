@@ -212,7 +212,7 @@ def debug() -> Recipe:
         model="debug",
         data="generated",
         sources=_shapes,
-        steps=600,
+        steps=540,
         batch_size=16,
         lr=1e-3,
         bias_factor=1.0,
@@ -222,7 +222,7 @@ def debug() -> Recipe:
         average=0.98,
         use_average=True,
         checkpoint_every=100,
-        evaluate_every=150,
+        evaluate_every=180,
         workers=0,
     )
 

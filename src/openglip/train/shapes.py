@@ -26,6 +26,9 @@ COLOURS = {
     "black": (10, 10, 10),
     "purple": (150, 50, 170),
     "orange": (240, 140, 30),
+    "pink": (240, 150, 190),
+    "cyan": (60, 200, 220),
+    "brown": (120, 75, 40),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
 PAIRS = tuple(f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES))
