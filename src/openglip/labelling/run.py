@@ -153,7 +153,7 @@ def _prepare(
     detector = build_detector(model, weights, teacher.device, teacher.precision)
     if teacher.device == "auto":
         teacher = replace(teacher, device=detector.device.type)
-    one = detector.device.type == "cpu" and teacher.batch_size is None  # a batch's maps do not fit a processor's cache
+    one = detector.device.type == "cpu" and teacher.batch_size is None  # few shapes: flat memory
     teacher = replace(teacher, precision=detector.precision, batch_size=1 if one else teacher.batch_size)
     chunker = None if categories is not None else resolve_chunker(labels.chunker)
     settings = {
