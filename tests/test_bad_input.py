@@ -126,6 +126,11 @@ BAD_CAPTIONS = {
     "span turned round": (("a cat", [(4, 2)]), "phrase 0 has span (4, 2)", "a caption of 5 characters"),
     "empty phrase": (("a cat", [""]), "phrase 0", "empty"),
     "no phrases": (("a cat", []), "list of phrases is empty", "leave it out"),
+    "phrases as one string": (("a cat", "cat"), "'cat'", "a list"),
+    "a number for a span": (("a cat", [3]), "phrase 0 is 3", "(start, end)"),
+    "span of fractions": (("a cat", [(0.0, 3.0)]), "phrase 0 is (0.0, 3.0)", "(start, end)"),
+    "span of one": (("a cat", [(0,)]), "phrase 0 is (0,)", "(start, end)"),
+    "no text": (("a \ud800 cat", None), "ud800", "unicode"),
     "only blanks": (("a cat", [(1, 2)]), "phrase 0 has span (1, 2)", "only blanks"),
 }
 
@@ -145,6 +150,12 @@ def test_captions(detector: openglip.Detector, case: str) -> None:
     with pytest.raises(PromptError) as caught:
         detector.ground(CAT, caption, phrases=phrases)
     check(caught, offender, way_out)
+
+
+@pytest.mark.parametrize("categories", [5, b"cat"])
+def test_categories_that_are_no_list(detector: openglip.Detector, categories: Any) -> None:
+    with pytest.raises(PromptError, match="categories must be a list"):
+        detector.detect(CAT, categories)
 
 
 def test_words_for_each_image_must_be_as_many_as_the_images(detector: openglip.Detector) -> None:
@@ -285,12 +296,20 @@ def test_predictions(tmp_path: Path, case: str) -> None:
 BAD_ARGUMENTS = {
     "top_k": ({"top_k": 0}, "top_k is 0", "at least 1"),
     "nms_iou": ({"nms_iou": 1.5}, "nms_iou is 1.5", "within 0 and 1"),
+    "top_k of another type": ({"top_k": 2.5}, "top_k is 2.5", "whole number"),
+    "nms_iou of another type": ({"nms_iou": "x"}, "nms_iou is 'x'", "within 0 and 1"),
     "batch_size": ({"batch_size": -1}, "batch_size is -1", "at least 1"),
     "on_error": ({"on_error": "skip"}, "'skip'", "'record'"),
     "threshold": ({"threshold": 1.5}, "1.5", "within 0 and 1"),
+    "threshold of another type": ({"threshold": ["x"]}, "['x']", "within 0 and 1"),
     "thresholds": ({"threshold": [0.1, 0.2]}, "2 thresholds for 1", "one per category"),
     "threshold of another name": ({"threshold": {"dog": 0.1}}, "'dog'", "categories"),
     "chunk_size": ({"chunk_size": 0}, "chunk_size is 0", "at least 1"),
+    "chunk_size of another type": ({"chunk_size": "x"}, "chunk_size is 'x'", "at least 1"),
+    "no distractor": ({"distractors": ["dog", ""]}, "distractor 1 is empty", "leave it out"),
+    "distractor that is a category": ({"distractors": ["cat"]}, "'cat'", "leave it out"),
+    "distractors as one string": ({"distractors": "dog"}, "'dog'", "a list"),
+    "short_side of another type": ({"short_side": 2.5}, "short_side is 2.5", "whole number"),
     "short_side": ({"short_side": 0}, "short_side", "at least"),
     "max_side": ({"max_side": -5}, "max_side", "at least"),
 }
@@ -309,6 +328,11 @@ def test_arguments_of_load(settings: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         openglip.load("debug", **settings)  # type: ignore[arg-type]
     check(caught, next(iter(settings.values())), "")
+
+
+def test_what_belongs_to_the_encoding_of_words_is_refused_later(detector: openglip.Detector) -> None:
+    with pytest.raises(ConfigError, match="encode_text"):
+        detector.detect(CAT, detector.encode_text(["cat"]), distractors=["dog"])
 
 
 def test_what_another_detector_encoded_is_refused(detector: openglip.Detector) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
+from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
@@ -48,7 +49,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """An image that is read and resized but not yet encoded, or the error that came instead."""
+    """An image that is read and resized but not yet encoded, or the error that came instead (its size is then 0)."""
 
     pixels: Tensor | None
     image_size: tuple[int, int]
@@ -77,12 +78,10 @@ class _Settings:
     on_error: OnError
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k is {self.top_k}; it must be at least 1, or None for no cap")
-        if not 0 <= self.nms_iou <= 1:
-            raise ConfigError(f"nms_iou is {self.nms_iou}; it must lie within 0 and 1")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        _check_whole("top_k", self.top_k)
+        _check_whole("batch_size", self.batch_size)
+        if not (isinstance(self.nms_iou, Real) and 0 <= self.nms_iou <= 1):
+            raise ConfigError(f"nms_iou is {self.nms_iou!r}; it must be a number within 0 and 1")
         if self.on_error not in ("raise", "record"):
             raise ConfigError(f"on_error is {self.on_error!r}; it must be 'raise' or 'record'")
 
@@ -129,7 +128,7 @@ class Detector:
         """
         single = is_single(images)
         found = self.stream(
-            as_images(images),
+            images,
             categories,
             threshold=threshold,
             top_k=top_k,
@@ -167,7 +166,7 @@ class Detector:
         """
         single = is_single(images)
         found = self.stream(
-            as_images(images),
+            images,
             captions=captions,
             phrases=[phrases] if single and phrases is not None and not isinstance(captions, str) else phrases,
             threshold=threshold,
@@ -183,7 +182,7 @@ class Detector:
 
     def stream(
         self,
-        images: Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         categories: Any = None,
         *,
         captions: str | Iterable[str] | None = None,
@@ -205,6 +204,7 @@ class Detector:
         settings = _Settings(
             threshold, top_k, nms_iou, class_agnostic, self._preparation(short_side, max_side), batch_size, on_error
         )
+        images = as_images(images)
         count = len(images) if isinstance(images, Sized) else None
         if captions is None:
             texts = self._category_texts(categories, distractors, chunk_size, count)
@@ -234,7 +234,9 @@ class Detector:
         self, categories: str | Sequence[str], *, distractors: Sequence[str] = (), chunk_size: int | None = None
     ) -> EncodedText:
         """What can be reused of category names for many images; accepted wherever categories are."""
-        names = part_names(categories) if isinstance(categories, str) else categories
+        _check_whole("chunk_size", chunk_size)
+        names = part_names(categories) if isinstance(categories, str) else _listed(categories, "categories")
+        distractors = _listed(distractors, "distractors")
         with self._inference():
             return self._text.categories(names, distractors, chunk_size)
 
@@ -247,12 +249,14 @@ class Detector:
 
         def encode(item: Any) -> EncodedText:
             if isinstance(item, EncodedText):
+                if chunk_size is not None or distractors:
+                    raise ConfigError("these words are encoded already: give distractors and chunk_size to encode_text")
                 return self._own(item)
             return self.encode_text(item, distractors=distractors, chunk_size=chunk_size)
 
         if isinstance(categories, (str, EncodedText)):
             return _forever(encode(categories))
-        items = list(categories)
+        items = _listed(categories, "categories")
         if not items or not all(isinstance(item, (list, tuple, EncodedText)) for item in items):
             return _forever(encode(items))  # names; one that is no string is refused with its position
         _check_count(len(items), "lists of categories", count)
@@ -261,13 +265,13 @@ class Detector:
     def _caption_texts(
         self, captions: str | Iterable[str], phrases: Iterable[Any] | None, count: int | None
     ) -> Iterator[EncodedText]:
-        per_image = None if phrases is None else list(phrases)
+        per_image = None if phrases is None else _listed(phrases, "phrases")
         if isinstance(captions, str):
             if per_image is None or not _is_nested(per_image):
                 with self._inference():
                     return _forever(self._text.caption(captions, per_image))
             captions = [captions] * len(per_image)
-        captions = list(captions)
+        captions = _listed(captions, "captions")
         _check_count(len(captions), "captions", count)
         if per_image is not None and len(per_image) != len(captions):
             raise PromptError(
@@ -290,6 +294,8 @@ class Detector:
 
     def _preparation(self, short_side: int | None, max_side: int | None) -> Preparation:
         preparation: Preparation = self.model.preparation
+        _check_whole("short_side", short_side)
+        _check_whole("max_side", max_side)
         if short_side is not None:
             preparation = replace(preparation, short_side=short_side)
         return replace(preparation, max_side=max_side) if max_side is not None else preparation
@@ -395,13 +401,15 @@ class Detector:
     ) -> Detections:
         """Join the prompts of one image, cut, and scale to the original's pixels."""
         found = Found(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        # Thresholds come first: what is below its own takes no place of the others.
+        thresholds = self._thresholds(settings.threshold, words.vocabulary)
+        above = found.scores > thresholds[found.labels]
+        found = Found(*(column[above] for column in found))
         if settings.class_agnostic:
             found = suppress(found, settings.nms_iou, class_agnostic=True)
         if settings.top_k is not None:
             found = best_with_ties(found, settings.top_k)
-        thresholds = self._thresholds(settings.threshold, words.vocabulary)
         order = found.scores.argsort(descending=True, stable=True)
-        order = order[found.scores[order] > thresholds[found.labels[order]]]
         boxes = found.boxes[order].double().numpy()
         scale = np.array(image.image_size[::-1]) / np.array(image.network_size[::-1])
         return Detections(
@@ -417,20 +425,24 @@ class Detector:
 
     def _thresholds(self, threshold: Threshold, vocabulary: tuple[str, ...]) -> Tensor:
         default = float(self.model.default_threshold)
-        if isinstance(threshold, dict):
+        if isinstance(threshold, Mapping):
             unknown = [name for name in threshold if name not in vocabulary]
             if unknown:
                 raise ConfigError(f"threshold names {unknown[0]!r}, which is not among the categories")
             values = [threshold.get(name, default) for name in vocabulary]
-        elif threshold is None or isinstance(threshold, (int, float)):
+        elif np.ndim(threshold) == 0:  # a number of any library
             values = [default if threshold is None else threshold] * len(vocabulary)
         else:
-            values = list(threshold)
+            values = list(threshold)  # type: ignore[arg-type]
             if len(values) != len(vocabulary):
                 raise ConfigError(f"{len(values)} thresholds for {len(vocabulary)} categories: give one per category")
-        if not all(0 <= v <= 1 for v in values):
-            raise ConfigError(f"a threshold must lie within 0 and 1: {threshold}")
-        return torch.tensor(values)
+        try:
+            numbers = [float(value) for value in values]  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"a threshold must be a number within 0 and 1: {threshold!r}") from error
+        if not all(0 <= number <= 1 for number in numbers):
+            raise ConfigError(f"a threshold must lie within 0 and 1: {threshold!r}")
+        return torch.tensor(numbers)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
@@ -471,6 +483,18 @@ def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     return [cast("ImageLike", images)] if is_single(images) else cast("Iterable[ImageLike]", images)
 
 
+def _check_whole(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least 1, or None")
+
+
+def _listed(items: Any, what: str) -> list[Any]:
+    """The items as a list; one string would be taken apart into its letters."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise PromptError(f"{what} must be a list, not {items!r:.60}")
+    return list(items)
+
+
 def _check_count(given: int, what: str, images: int | None) -> None:
     if images is not None and given != images:
         raise PromptError(f"{given} {what} for {images} images: give one per image, or one for all")
@@ -492,7 +516,7 @@ def _failed(opened: _Opened, words: EncodedText) -> Detections:
         scores=np.zeros(0, np.float32),
         labels=np.zeros(0, np.int64),
         vocabulary=words.vocabulary,
-        image_size=opened.image_size,
+        image_size=None,
         caption=words.caption,
         phrase_spans=words.phrase_spans,
         source=opened.source,

@@ -21,7 +21,9 @@ def pick_device(device: str | torch.device) -> torch.device:
         picked = torch.device(device)
         torch.empty(0, device=picked)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {str(device)!r} can't be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            f"device {str(device)!r} can't be used; auto, cpu, cuda, cuda:1 or mps may be: {str(error).splitlines()[0]}"
+        ) from error
     return picked
 
 

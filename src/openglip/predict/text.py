@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,16 +67,26 @@ class TextEncoder:
     ) -> EncodedText:
         """Encode category names, in several prompts where they do not fit one.
 
+        Says so, once, when the names need several prompts and no `chunk_size` asks for them.
         Raises PromptError when a name is empty, doubled or too long, or not one of a closed-set model's.
         """
-        names = tuple(names)
+        names, distractors = tuple(names), tuple(distractors)
         if not names:
             raise PromptError("no categories: give at least one name")
         check_names(names)
+        check_names(distractors, "distractor", "distractors")
+        if both := [name for name in distractors if name in names]:
+            raise PromptError(f"{both[0]!r} is a category and a distractor: leave it out of one of them")
         if getattr(self.model, "categories", None) is not None:
             return self._closed_set(names)
         prompts = []
-        for run in split_names(names, chunk_size=chunk_size, max_tokens=self.model.max_tokens, extra=distractors):
+        runs = split_names(names, chunk_size=chunk_size, max_tokens=self.model.max_tokens, extra=distractors)
+        if len(runs) > 1 and chunk_size is None:
+            limit = f"{self.model.max_tokens} tokens"
+            warnings.warn(
+                f"{len(names)} categories do not fit one prompt of {limit}: asked in {len(runs)} prompts", stacklevel=2
+            )
+        for run in runs:
             prompt = detection_prompt([names[i] for i in run], extra=distractors)
             prompts.append(self._encode(prompt, torch.tensor(list(run))))
         return EncodedText(self.owner, names, tuple(prompts))
@@ -91,6 +102,7 @@ class TextEncoder:
             raise PromptError(f"a caption is a string, not a {type(caption).__name__}")
         if not caption.strip():
             raise PromptError("the caption is empty: say what to find")
+        tokens = tokenize(caption, self.model.max_tokens)  # first: what it refuses, spaCy must not see
         spans = locate_phrases(caption, phrases) if phrases is not None else [(s,) for s in noun_phrases(caption)]
         if not spans:
             if phrases is not None:
@@ -98,7 +110,7 @@ class TextEncoder:
             begin = len(caption) - len(caption.lstrip())
             spans = [((begin, len(caption.rstrip())),)]
         prompt = grounding_prompt(caption, spans)
-        for i, found in enumerate(token_map(prompt, tokenize(caption, self.model.max_tokens))):
+        for i, found in enumerate(token_map(prompt, tokens)):
             if not found:
                 raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
         if getattr(self.model, "phrases_alone", False):

@@ -7,6 +7,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
+from operator import index
+from typing import Any
 
 from openglip.errors import PromptError
 from openglip.prompts.tokens import MAX_TOKENS, tokenize
@@ -49,22 +52,22 @@ def part_names(text: str) -> list[str]:
     return [name for part in re.split(r"\.(?=\s|$)|,", text) if (name := part.strip())]
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_names(names: Sequence[str], one: str = "category", many: str = "categories") -> None:
     """Refuse names that are empty (after cleaning too) or identical; warn once of names that clean to the same text.
 
-    Raises PromptError with the position, counted from 0.
+    one, many: what the names are called in messages. Raises PromptError with the position, counted from 0.
     """
     places: dict[str, int] = {}
     looks: dict[str, str] = {}
     alike: list[str] = []
     for i, name in enumerate(names):
         if not isinstance(name, str):
-            raise PromptError(f"category {i} is a {type(name).__name__}, not a string: {name!r}")
+            raise PromptError(f"{one} {i} is a {type(name).__name__}, not a string: {name!r}")
         look = clean_name(name).strip().casefold()
         if not look:
-            raise PromptError(f"category {i} is empty after cleaning: {name!r}; leave it out or name it")
+            raise PromptError(f"{one} {i} is empty after cleaning: {name!r}; leave it out or name it")
         if name in places:
-            raise PromptError(f"categories {places[name]} and {i} are the same: {name!r}; leave one out")
+            raise PromptError(f"{many} {places[name]} and {i} are the same: {name!r}; leave one out")
         places[name] = i
         if look in looks:
             alike.append(f"{looks[look]!r} and {name!r}")
@@ -118,7 +121,7 @@ def grounding_prompt(caption: str, phrase_spans: Sequence[Span | Sequence[Span]]
 
     Raises PromptError when a phrase has no span or a span is empty or leaves the caption.
     """
-    spans = tuple(_as_spans(item) for item in phrase_spans)
+    spans = tuple(_as_spans(item, i) for i, item in enumerate(phrase_spans))
     for i, phrase in enumerate(spans):
         if not phrase:
             raise PromptError(f"phrase {i} has no span")
@@ -135,13 +138,15 @@ def locate_phrases(caption: str, phrases: Sequence[str | Span | Sequence[Span]])
     """Character spans of phrases that may be given as text; each next equal text takes the next place in the caption.
 
     Text is matched as whole words, in the caller's case first, then in any case. Raises PromptError with the position
-    of a phrase that is not in the caption (or not that often).
+    of a phrase that is not in the caption (or not that often), or is neither text nor spans.
     """
+    if isinstance(phrases, str):
+        raise PromptError(f"phrases is one string, {phrases!r:.60}: give a list of strings or spans")
     found: list[Spans] = []
     used: set[Span] = set()
     for i, phrase in enumerate(phrases):
         if not isinstance(phrase, str):
-            found.append(_as_spans(phrase))
+            found.append(_as_spans(phrase, i))
             continue
         if not phrase.strip():
             raise PromptError(f"phrase {i} is empty")
@@ -222,7 +227,11 @@ def _count(text: str) -> int:
     return len(tokenize(text, max_tokens=None).ids) - 2
 
 
-def _as_spans(item: Span | Sequence[Span]) -> Spans:
-    if len(item) == 2 and all(isinstance(x, int) for x in item):
-        return ((int(item[0]), int(item[1])),)  # type: ignore[arg-type]
-    return tuple((int(b), int(e)) for b, e in item)  # type: ignore[misc]
+def _as_spans(item: Any, place: int) -> Spans:
+    """One span or several as several; whole numbers of any library count."""
+    try:
+        several = [item] if len(item) == 2 and all(isinstance(x, Integral) for x in item) else item
+        return tuple((index(begin), index(end)) for begin, end in several)
+    except (TypeError, ValueError) as error:
+        way_out = "give text of the caption, a span (start, end), or a list of spans"
+        raise PromptError(f"phrase {place} is {item!r:.60}: {way_out}") from error

@@ -40,7 +40,7 @@ def tokenize(text: str, max_tokens: int | None = MAX_TOKENS, *, truncate: bool =
     """
     try:
         encoding = _tokenizer().encode(text)
-    except TypeError as error:  # also for strings with lone surrogates
+    except (TypeError, UnicodeEncodeError) as error:  # lone surrogates; which one, the library's version says
         raise PromptError(f"not a valid unicode string: {text!r:.80}") from error
     ids, offsets = encoding.ids, encoding.offsets
     if max_tokens is None or len(ids) <= max_tokens:
