@@ -23,6 +23,7 @@ LEVELS = (
     ("evaluation", "train"),
     ("labelling",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {folder: level for level, row in enumerate(LEVELS) for folder in row}
 # The root holds the public names, resolved late; anyone may ask it for the version.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from openglip.predict.detector import Detector as Detector
     from openglip.predict.detector import load as load
     from openglip.structures.detections import Detections as Detections
+    from openglip.weights.convert import convert as convert
 
 _HOMES = {
     "load": "openglip.predict.detector",
@@ -27,6 +28,7 @@ _HOMES = {
     "Detections": "openglip.structures.detections",
     "evaluate": "openglip.evaluation.run",
     "label": "openglip.labelling.run",
+    "convert": "openglip.weights.convert",
     "train": "openglip.cli.train",
     "OpenGLIPError": "openglip.errors",
     "ImageError": "openglip.errors",

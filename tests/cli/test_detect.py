@@ -114,6 +114,38 @@ def test_a_broken_file_is_reported_in_its_place_and_the_rest_is_done(run: Any, w
     assert not (tmp_path / "openglip-output" / "broken.boxes.jpg").exists()
 
 
+def test_a_picture_that_cannot_be_written_does_not_stop_the_rest(run: Any, weights: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (1, 70_000)).save(tmp_path / "tall.png")  # JPEG ends at 65,500
+    shutil.copy(CAT, tmp_path / ("n" * 251 + ".jpg"))
+    shutil.copy(CAT, tmp_path / os.fsdecode(b"caf\xe9.jpg"))  # a name that is no UTF-8
+    result = run("detect", ".", "x" * 300, "--prompt", "cat", "--model", weights, "--format", "coco", "--json")
+    assert result.exit_code == 1
+    assert len([Detections.from_json(line) for line in result.stdout.splitlines()]) == 4
+    assert "error: tall.png: no picture was written" in result.stderr
+    assert "4 images" in result.stderr
+    assert "2 failed" in result.stderr
+    out = tmp_path / "openglip-output"
+    document = json.loads((out / "detections.coco.json").read_text(encoding="utf-8"))
+    assert os.fsdecode(b"caf\xe9.jpg") in {image["file_name"] for image in document["images"]}
+    assert len(list(out.glob("*.boxes.jpg"))) == 2
+
+
+def test_pictures_of_an_earlier_run_are_no_input(run: Any, weights: Path, tmp_path: Path) -> None:
+    shutil.copy(CAT, tmp_path / "cat.jpg")
+    for images in (".", ".", "**/*.jpg"):
+        result = run("detect", images, "--prompt", "cat", "--model", weights)
+        assert "1 images" in result.stderr
+    assert "1 images" in run("detect", "openglip-output/cat.boxes.jpg", "--prompt", "cat", "--model", weights).stderr
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(run: Any, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    result = run("detect", CAT, "--prompt", "cat", "--model", weights, "--output", "taken")
+    assert result.exit_code == 2
+    assert "--output taken" in result.stderr
+    assert "another folder" in result.stderr
+
+
 def test_a_threshold_per_name_from_a_file(run: Any, weights: Path, tmp_path: Path) -> None:
     both = run("detect", CAT, "--prompt", "cat. cup", "--model", weights, "--threshold", 0, "--json")
     assert {found["name"] for found in json.loads(both.stdout)["detections"]} == {"cat", "cup"}
@@ -203,7 +235,7 @@ def test_ctrl_c_ends_with_130_and_whole_files_only(weights: Path, tmp_path: Path
         [*command, "--model", str(weights), "--output", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 120
-    while not list(out.glob("*.boxes.jpg")):
+    while len(list(out.glob("*.boxes.jpg"))) < 3:  # past the late imports, where an interrupt ends Python as a signal
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.05)

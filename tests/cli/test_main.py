@@ -102,6 +102,22 @@ def test_a_full_disk_or_a_bug_is_one_line_too(run: Any, monkeypatch: pytest.Monk
     assert list(Path("openglip-output").iterdir()) == []
 
 
+def test_debug_keeps_the_status_of_wrong_use() -> None:
+    from typer.testing import CliRunner
+
+    from openglip.cli.main import app
+
+    result = CliRunner().invoke(app, ["models", "info", "glip-u", "--debug"])
+    assert result.exit_code == 2
+    assert "Traceback" in result.stderr
+    assert "did you mean glip-t" in result.stderr
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "openglip", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("openglip ")
+
+
 def test_debug_shows_the_traceback_wherever_it_stands() -> None:
     for arguments in (["--debug", "convert", "absent.pth", "x.pth"], ["convert", "absent.pth", "x.pth", "--debug"]):
         done = subprocess.run([sys.executable, "-m", "openglip.cli.main", *arguments], capture_output=True, text=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,7 +119,9 @@ def ground(
 def _run(job: _Job, words: dict[str, Any]) -> None:
     """Detect on every image, write and print; exit status 1 when an image failed."""
     threshold = _threshold(job.threshold)
-    sources = list(expand(job.images))
+    sources = list(expand(job.images, job.output))
+    if job.quiet:
+        warnings.simplefilter("ignore")
     import openglip  # late: brings torch
 
     detector = openglip.load(job.model, job.weights, device=job.device, precision=job.precision)
@@ -126,10 +130,10 @@ def _run(job: _Job, words: dict[str, Any]) -> None:
     with Output(job.output, job.form, pictures=job.pictures) as out, _progress(len(sources), job.quiet) as bar:
         console, advance = bar
         for result in found:
-            out.add(result)
-            if result.error is not None:
+            problem = out.add(result)
+            if error := result.error or problem:
                 failed += 1
-                sys.stderr.write(f"error: {result.error}\n")
+                sys.stderr.write(f"error: {error}\n")
             boxes += len(result)
             if job.as_json:
                 sys.stdout.write(result.to_json() + "\n")
@@ -144,22 +148,29 @@ def _run(job: _Job, words: dict[str, Any]) -> None:
         raise typer.Exit(1)
 
 
-def expand(images: Sequence[str]) -> Iterator[str]:
+def expand(images: Sequence[str], output: Path | None = None) -> Iterator[str]:
     """Paths of all images: files as they are, pictures of folders by name, matches of globs by name.
 
+    output: folder whose annotated pictures are no input, unless named one by one: they are of an earlier run.
     What does not exist stays in, so that it is reported in its place. Raises ConfigError for a folder without pictures.
     """
+
+    def ours(path: Path) -> bool:
+        return output is not None and path.name.endswith(".boxes.jpg") and path.parent.resolve() == output.resolve()
+
     for item in images:
         path = Path(item)
-        if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if os.path.isdir(item):
+            inside = sorted(
+                str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not ours(p)
+            )
             if not inside:
                 raise ConfigError(f"the folder {item} holds no picture ({', '.join(SUFFIXES)})")
             yield from inside
-        elif path.exists() or "://" in item or not glob.has_magic(item):
+        elif os.path.exists(item) or "://" in item or not glob.has_magic(item):
             yield item
         else:
-            yield from sorted(glob.glob(item, recursive=True)) or [item]
+            yield from sorted(p for p in glob.glob(item, recursive=True) if not ours(Path(p))) or [item]
 
 
 def _names(prompt: str | None, category: list[str] | None, file: Path | None) -> list[str]:

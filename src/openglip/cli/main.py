@@ -6,8 +6,10 @@ this folder import nothing heavy at their top, so that `openglip --help` answers
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import traceback
 import warnings
 from typing import Annotated, Any
 
@@ -30,28 +32,37 @@ class _Verbs(TyperGroup):
         return super().parse_args(ctx, [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(own)])
 
     def invoke(self, ctx: Any) -> Any:
-        if ctx.meta["openglip.debug"]:
-            return super().invoke(ctx)
+        debug = ctx.meta["openglip.debug"]
         logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-        warnings.showwarning = _one_line
+        if not debug:
+            warnings.showwarning = _one_line
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, _ClickError, BrokenPipeError):  # the framework's own; it says them itself
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            _trace(error, debug)
             _say("interrupted: what is written is whole")
             raise SystemExit(130) from None
         except OpenGLIPError as error:
+            _trace(error, debug)
             _say(f"error: {error}")
             raise SystemExit(2 if isinstance(error, ConfigError | PromptError) else 1) from None
         except Exception as error:  # noqa: BLE001  a full disk, memory, a bug: one line all the same
-            _say(f"error: {type(error).__name__}: {error} (the same command with --debug shows where)")
+            _trace(error, debug)
+            where = "" if debug else " (the same command with --debug shows where)"
+            _say(f"error: {type(error).__name__}: {error}{where}")
             raise SystemExit(1) from None
 
 
 def _one_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
     if not issubclass(category, DeprecationWarning):  # for developers of a dependency, not for its users
         _say(f"warning: {message}")
+
+
+def _trace(error: BaseException, debug: bool) -> None:
+    if debug:
+        _say("".join(traceback.format_exception(error)))
 
 
 def _say(text: str) -> None:
@@ -98,6 +109,8 @@ app.command("train")(train.command)
 
 def main() -> None:
     """Entry point of the console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
     app()
 
 

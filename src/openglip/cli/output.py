@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from openglip.errors import ConfigError, ImageError
+
 if TYPE_CHECKING:
     from openglip.structures.detections import Detections
 
@@ -30,17 +32,30 @@ class Output:
         self._taken: set[str] = set()
 
     def __enter__(self) -> Output:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._spool.open("w", encoding="utf-8")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = self._spool.open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--output {self.folder} can't be written ({error}): name another folder") from error
         return self
 
-    def add(self, found: Detections) -> None:
+    def add(self, found: Detections) -> str | None:
+        """Write one image's line and picture; returns why there is no picture, where one was wanted."""
         self._file.write(found.to_json() + "\n")
         if self.pictures and found.error is None and found.source is not None:
-            found.save(self.folder / self._picture_name(Path(found.source).stem))
+            from openglip.images.read import read_image  # late: brings numpy
+
+            try:
+                picture = read_image(found.source)
+                found.save(self.folder / self._picture_name(Path(found.source).stem), picture)
+            except (OSError, ImageError) as error:  # a picture over the format's limit, one that is gone by now
+                return f"{found.source}: no picture was written: {error}"
+        return None
 
     def _picture_name(self, stem: str) -> str:
-        """STEM.boxes.jpg; of images that share a stem the later ones get a number."""
+        """STEM.boxes.jpg; of images that share a stem the later ones get a number; a stem near a file system's limit
+        is cut."""
+        stem = os.fsencode(stem)[:200].decode(errors="ignore") if len(os.fsencode(stem)) > 200 else stem
         name, count = f"{stem}.boxes.jpg", 2
         while name in self._taken:
             name, count = f"{stem}-{count}.boxes.jpg", count + 1
@@ -53,7 +68,7 @@ class Output:
         self._file.close()
         try:
             if kind is None:
-                with self._result.open("w", encoding="utf-8", newline="") as file:
+                with self._result.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                     self._write(self._lines, file)
                 os.replace(self._result, self.path)
         finally:

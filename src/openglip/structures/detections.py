@@ -136,8 +136,10 @@ class Detections:
         """Keep what passes all of these: score of at least `threshold` (a number, or per name; names that it lacks
         pass), one of `names`, both sides of at least `min_side` pixels, the best `top_k` of the rest.
 
-        Raises DataError for a name that is not in the vocabulary.
+        Raises DataError for a name that is not in the vocabulary and a negative `top_k`.
         """
+        if top_k is not None and top_k < 0:
+            raise DataError(f"top_k is {top_k}; it must be at least 0, or None for no cap")
         asked = [*(names or ()), *(threshold if isinstance(threshold, Mapping) else ())]
         for name in asked:
             if name not in self.vocabulary:
@@ -195,7 +197,9 @@ class Detections:
             "detections": rows,
             "error": self.error,
         }
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        # A file's name that is no valid text holds lone surrogates, which json can escape but no file can hold.
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
     @classmethod
     def from_json(cls, line: str) -> Detections:
@@ -277,8 +281,14 @@ def _picture(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Image.
             raise ImageError(f"plot needs H x W x 3 uint8 RGB, not {image.shape} {image.dtype}")
         return Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        with Image.open(image) as opened:
-            image = ImageOps.exif_transpose(opened)
+        try:
+            with Image.open(image) as opened:
+                image = ImageOps.exif_transpose(opened)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ImageError(f"{os.fspath(image)} can't be drawn on ({error}): give its pixels, plot(image)") from error
+    if image.has_transparency_data:  # over white, as the detector saw it
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
     return image.convert("RGB")
