@@ -82,6 +82,11 @@ def test_indexing_and_filter() -> None:
         found[3]
 
 
+def test_filter_refuses_a_negative_top_k() -> None:
+    with pytest.raises(DataError, match="top_k is -1"):
+        some().filter(top_k=-1)
+
+
 def test_to_coco() -> None:
     rows = some().to_coco(7, category_ids=[17, 75])
     assert rows[0] == {"image_id": 7, "category_id": 75, "bbox": [1.0, 2.0, 29.0, 38.0], "score": pytest.approx(0.9)}
@@ -114,6 +119,13 @@ def test_json_gives_back_every_bit(rows: list, word: str) -> None:
     assert Detections.from_json(line).boxes.tobytes() == found.boxes.tobytes()
 
 
+def test_a_file_name_that_is_no_text_survives_json() -> None:
+    found = some(source="caf\udce9.jpg")
+    line = found.to_json()
+    assert line.encode("utf-8")  # can be written
+    assert Detections.from_json(line) == found
+
+
 def test_json_has_the_fields_of_the_interface() -> None:
     row = json.loads(some(source="a.jpg").to_json())
     assert list(row) == ["image", "width", "height", "vocabulary", "caption", "phrase_spans", "detections", "error"]
@@ -135,6 +147,14 @@ def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     parts: dict = some().to_supervision()  # type: ignore[assignment]
     assert parts["data"]["class_name"].tolist() == list(some().names)
     assert parts["xyxy"].flags.writeable
+
+
+def test_plot_says_what_it_can_not_open_and_lays_glass_over_white(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.png can't be drawn on"):
+        some(source=str(tmp_path / "gone.png")).plot()
+    Image.new("RGBA", (60, 40), (0, 0, 0, 0)).save(tmp_path / "glass.png")
+    drawn = some(source=str(tmp_path / "glass.png"))[:0].plot()
+    assert drawn.getpixel((drawn.width // 2, drawn.height // 2)) == (255, 255, 255)
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -430,7 +430,7 @@ class Detector:
             if unknown:
                 raise ConfigError(f"threshold names {unknown[0]!r}, which is not among the categories")
             values = [threshold.get(name, default) for name in vocabulary]
-        elif np.ndim(threshold) == 0:  # a number of any library
+        elif threshold is None or np.ndim(threshold) == 0:  # a number of any library
             values = [default if threshold is None else threshold] * len(vocabulary)
         else:
             values = list(threshold)  # type: ignore[arg-type]

@@ -285,7 +285,7 @@ def _picture(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Image.
             with Image.open(image) as opened:
                 image = ImageOps.exif_transpose(opened)
         except (OSError, SyntaxError, ValueError) as error:
-            raise ImageError(f"{os.fspath(image)} can't be drawn on ({error}): give its pixels, plot(image)") from error
+            raise ImageError(f"{image} can't be drawn on ({error}): give its pixels, plot(image)") from error
     if image.has_transparency_data:  # over white, as the detector saw it
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
