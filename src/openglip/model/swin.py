@@ -59,7 +59,7 @@ class WindowPlan:
     """Which row of a map stands where in its windows, for `SwinBlock.forward_chunked`.
 
     rows: (windows * window^2), rows of the map with one spare row at its end, where all padding points; valid: same
-    length, False on padding, None where there is no padding; mask: `shift_mask` or None; plain: windows without any
+    length, False on padding; padded: windows that have some; mask: `shift_mask` or None; plain: windows without any
     masked pair.
     """
 
@@ -71,7 +71,7 @@ class WindowPlan:
         rows = rows.roll((-shift, -shift), (0, 1))
         self.rows = windows_of(rows[None, :, :, None], window).flatten()
         valid = self.rows < height * width
-        self.valid = None if bool(valid.all()) else valid[:, None]
+        self.valid, self.padded = valid[:, None], ~valid.view(-1, window**2).all(1)
         self.mask = shift_mask(padded_h, padded_w, window, shift).to(device) if shift else None
         self.plain = ~self.mask.flatten(1).any(1) if self.mask is not None else valid
 
@@ -180,7 +180,7 @@ class SwinBlock(nn.Module):
             windows = slice(first, first + step)
             rows = x.index_select(0, plan.rows[part])
             y = self.norm1(rows)
-            if plan.valid is not None:
+            if plan.padded[windows].any():
                 y = y * plan.valid[part]
             mask = None if plan.mask is None or bool(plan.plain[windows].all()) else plan.mask[windows]
             y = self.attn(y.view(-1, tokens, y.shape[1]), bias, mask)
