@@ -205,7 +205,7 @@ def summary(places: Places, seeds: int) -> dict[str, Any]:
         if RUNGS[rung].words and own
     }
     precisions = {
-        rung: [ap50(annotations, places.run(rung, s) / "coco" / "coco.json") for s in own]
+        rung: [ap50(annotations, places.run(rung, s) / "coco" / "predictions.json") for s in own]
         for rung, own in done.items()
         if own
     }
