@@ -55,8 +55,8 @@ def nano(arguments: argparse.Namespace) -> dict[str, Any]:
     recalls = [recall(sentences, folder / "flickr" / "predictions.json") for folder in folders.values()]
     precisions = [ap50(annotations, folder / "coco" / "predictions.json") for folder in folders.values()]
     return {
-        "Recall@1": difference(*recalls, len(recalls[0].phrases)),
-        "AP50": difference(*precisions, len(annotations.images)),
+        "Recall@1": difference(recalls[0], recalls[1], len(recalls[0].phrases)),
+        "AP50": difference(precisions[0], precisions[1], len(annotations.images)),
     }
 
 
