@@ -18,6 +18,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def boxes(run: Path, root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {key: settings[key] for key in ("teacher", "weights_sha256", "chunker")}
     for threshold in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
         labels = right = phrases = hit = 0
-        for line in _lines(run):
+        for line in lines_of(run):
             size, regions = true[line["id"]]
             scale = np.tile(np.array([line["width"], line["height"]]) / np.array(size[::-1]), 2)
             given = [r for r in line["grounding"]["regions"] if r["score"] > threshold]
@@ -184,7 +185,7 @@ def _covered(region: dict[str, Any], span: tuple[int, int], rows: np.ndarray) ->
     return float(iou(np.array([region["bbox"]], float), np.concatenate([rows, union])).max())
 
 
-def _lines(run: Path) -> Any:
+def lines_of(run: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((run / "shards").iterdir()):
         yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 

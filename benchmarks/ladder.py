@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from common import write
 from labelling_at_scale import boxes as judge_labels
+from labelling_at_scale import lines_of
 from ladder_figures import ap50, differences, recall
-from ladder_labels import by_caption, captions_of, f1, known_by, lines_of
+from ladder_labels import by_caption, captions_of, f1, known_by
 from ladder_network import Ladder
 from ladder_training import RUNGS, Batches, Maps, fit
 from safetensors.torch import load_file

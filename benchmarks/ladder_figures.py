@@ -11,7 +11,7 @@ import numpy as np
 from openglip.data.files import read_json
 from openglip.evaluation.coco import CAP
 from openglip.evaluation.flickr import IOU, Sentence
-from openglip.evaluation.matching import AREA_RANGES, RECALL_POINTS, match, sort_found
+from openglip.evaluation.matching import RECALL_POINTS, match, sort_found
 from openglip.evaluation.read import Annotations, read_results
 from openglip.structures import boxes as bx
 
@@ -79,16 +79,22 @@ def ap50(annotations: Annotations, predictions: Path) -> AP50:
     truth = annotations.truth.take(np.lexsort((annotations.truth.image, annotations.truth.category)))
     found = read_results(predictions, annotations)
     found = found.take(sort_found(found, CAP)[0])
-    real = ~truth.ignore[:, None] & np.ones((1, len(AREA_RANGES[:1])), bool)
-    partner = match(truth, found, np.array([0.5]), real)[:, 0, 0]
-    right = (partner >= 0) & real[partner, 0]
+    real = ~truth.ignore
+    partner = match(truth, found, np.array([0.5]), real[:, None])[:, 0, 0]
+    right = (partner >= 0) & real[partner]
     counted = (partner < 0) | right  # one that meets a group's box counts neither way
     classes = []
     for k in range(len(annotations.names)):
         mine = np.flatnonzero((found.category == k) & counted)
         mine = mine[np.argsort(-found.scores[mine], kind="stable")]
-        classes.append((found.image[mine], right[mine], truth.image[(truth.category == k) & real[:, 0]]))
+        classes.append((found.image[mine], right[mine], truth.image[(truth.category == k) & real]))
     return AP50(classes, len(annotations.images))
+
+
+def draws_of(photos: int) -> list[np.ndarray]:
+    """How often each photo counts, in each draw with replacement."""
+    rng = np.random.default_rng(0)
+    return [np.bincount(rng.integers(0, photos, photos), minlength=photos).astype(float) for _ in range(DRAWS)]
 
 
 def differences(runs: Mapping[str, Sequence[Figure]], photos: int) -> dict[str, dict[str, object]]:
@@ -96,9 +102,7 @@ def differences(runs: Mapping[str, Sequence[Figure]], photos: int) -> dict[str, 
 
     runs: by rung, a figure for each seed.
     """
-    rng = np.random.default_rng(0)
-    draws = [np.bincount(rng.integers(0, photos, photos), minlength=photos).astype(float) for _ in range(DRAWS)]
-    once = np.ones(photos)
+    draws, once = draws_of(photos), np.ones(photos)
     drawn = {rung: np.array([[figure(w) for w in draws] for figure in own]) for rung, own in runs.items()}
     plain = {rung: np.array([figure(once) for figure in own]) for rung, own in runs.items()}
     found: dict[str, dict[str, object]] = {}

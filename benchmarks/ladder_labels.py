@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from labelling_at_scale import lines_of
 
 from openglip.data.files import Files, whole_file
 from openglip.data.pack import Phrase, Picture
@@ -41,11 +41,6 @@ def by_caption(run: Path, output: Path, captions: dict[str, list[str]]) -> None:
                 own = {**line, "id": f"{line['id']}/{i}", "grounding": {"caption": caption, "regions": regions}}
                 file.write(json.dumps(own) + "\n")
                 begin = end + 1
-
-
-def lines_of(run: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((run / "shards").iterdir()):
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
 def f1(row: Mapping[str, float]) -> float:

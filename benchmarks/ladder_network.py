@@ -14,12 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 import openglip
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid
-from openglip.model.bert import Bert
-from openglip.model.dyhead import to_maps, to_sequence
+from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.fpn import FPN
 from openglip.model.glip import GLIP
 from openglip.model.head import Head, TextFeatures
-from openglip.model.nano import GREY, TEXT_DIM, WordTable, _segments
+from openglip.model.nano import GREY, TEXT_DIM, WordTable, segments
 from openglip.model.yolox import Neck
 from openglip.prompts.tables import read_table
 from openglip.train.nano import _folded, _yolox_key
@@ -29,7 +28,6 @@ SIZE = (192, 256)
 CHANNELS = (64 * 4 + 128, 256)
 GRID = AnchorGrid((16, 32), scale=6)
 TEXT = Path(openglip.__file__).parent / "weights" / "embedded" / "nano-text.safetensors"
-FIRST, LAST = 101, 102
 
 
 class Body(nn.Module):
@@ -112,20 +110,9 @@ class Ladder(GLIP):
             self.language_backbone["body"]["model"].load_state_dict(text)  # type: ignore[index]
         return self
 
-    def encode_image(self, images: Tensor) -> list[Tensor]:
-        return self.pyramid(self.backbone["body"](images))
-
-    def pyramid(self, maps: list[Tensor]) -> list[Tensor]:
-        """What `align` takes, from the body's maps; without fusion that is the tower's output, as in `GLIP`."""
-        levels = self.backbone["fpn"](maps)
-        if self.head.early_fusion:
-            return levels
-        sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        return to_maps(self.head.tower(to_sequence(levels), sizes, None)[0], sizes)
-
     def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         """Full stops and the marks of begin and end are no words: nothing attends to them."""
-        rows, columns = _segments(ids, mask)
+        rows, columns = segments(ids, mask)
         hidden = torch.zeros(*ids.shape, TEXT_DIM)
         real = torch.zeros_like(mask)
         first, last = ids.new_tensor([FIRST]), ids.new_tensor([LAST])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import math
@@ -25,16 +24,15 @@ from openglip.images.prepare import prepare, resized_size
 from openglip.model.head import TextFeatures
 from openglip.model.nano import TEXT_DIM
 from openglip.prompts.tables import read_table
-from openglip.prompts.tokens import tokenize
 from openglip.train.losses import ClosedSetCriterion, GroundingCriterion
-from openglip.train.nano_batches import Texts, sentence
+from openglip.train.nano_batches import UNLIKE, Ask, Texts, ask_sentences, sentence
+from openglip.train.optim import Average
 
 BATCH, RATE, DECAY, CLIP, AVERAGE, WARMUP = 16, 1.5e-3, 0.02, 4.0, 0.998, 50
 LONG = 0.25  # share of the batches with all 80 names and all five captions, as in the tests; others are shorter
 SHORT_NAMES, SHORT_CAPTIONS, ABSENT = 30, 2, 6
 GROUPS = ("coco", "captions")  # of the packed pictures
 SHAPES = ((64, SIZE[0] // 8, SIZE[1] // 8), (128, SIZE[0] // 16, SIZE[1] // 16), (256, SIZE[0] // 32, SIZE[1] // 32))
-UNLIKE = 0.42  # phrases of other pictures that are less like all phrases of this one count as absent
 
 
 @dataclass(frozen=True)
@@ -73,14 +71,6 @@ class Batch(NamedTuple):
     boxes: list[Tensor]
     tokens: list[Tensor]
     labels: list[Tensor]
-
-
-class Ask(NamedTuple):
-    """texts: rows of the cache, one after the other; wanted: (box, token positions); ignored: positions."""
-
-    texts: list[int]
-    wanted: list[tuple[int, list[int]]]
-    ignored: list[int]
 
 
 class Maps:
@@ -197,19 +187,8 @@ class Batches:
         """Some of the captions, then phrases and names that are absent. Words without a box are not asked about."""
         chosen = [c for c in picture.captions if sentence(c[0]) in self.texts.index]
         chosen = chosen if long else rng.sample(chosen, min(len(chosen), rng.randint(1, SHORT_CAPTIONS)))
-        wanted, ignored, begin, rows = [], [], 0, []
-        for caption, phrases in chosen:
-            rows.append(self.texts.index[sentence(caption)])
-            offsets, used = tokenize(sentence(caption)).offsets[1:-1], set()
-            shift = len(caption) - len(caption.lstrip(" ."))
-            for p in phrases:
-                own = [k for k, (b, e) in enumerate(offsets) if b + shift < p.end and e + shift > p.begin]
-                if p.boxes:
-                    used.update(own)
-                    wanted += [(box, [begin + k for k in own]) for box in p.boxes]
-            ignored += [begin + k for k in range(len(offsets)) if k not in used]
-            begin += len(offsets)
-        return Ask(rows + self._absent(picture, rng), wanted, ignored)
+        ask = ask_sentences(self.texts, chosen)
+        return replace(ask, texts=ask.texts + self._absent(picture, rng))
 
     def phrases(self, picture: Picture) -> list[int]:
         texts = (caption[p.begin : p.end] for caption, phrases in picture.captions for p in phrases)
@@ -230,7 +209,7 @@ def losses(model: Ladder, batch: Batch) -> dict[str, Tensor]:
     text = None
     if model.categories is None:
         text = TextFeatures(model.read(batch.hidden), batch.real)
-    outputs = model.align(model.pyramid(batch.maps), text)
+    outputs = model.align(model.encode_maps(batch.maps), text)
     anchors = model.anchors(outputs.sizes)
     if text is None:
         return ClosedSetCriterion()(outputs, anchors, batch.boxes, batch.labels)
@@ -241,7 +220,7 @@ def fit(model: Ladder, batches: Batches, seconds: float, seed: int, log: Path) -
     """Train for that many seconds of this process's time; gives the averaged model and what it cost."""
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     model.backbone["body"].eval()
-    average = copy.deepcopy(model).eval().requires_grad_(False)
+    average = Average(model, AVERAGE, warmup=19)
     trained = list(model.trained().values())
     optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=DECAY)
     step, begin, wall = 0, time.process_time(), time.monotonic()
@@ -256,17 +235,11 @@ def fit(model: Ladder, batches: Batches, seconds: float, seed: int, log: Path) -
         if torch.isfinite(nn.utils.clip_grad_norm_(trained, CLIP)):
             optimizer.step()
         step += 1
-        _follow(average, model, min(AVERAGE, (step + 1) / (step + 20)))
+        average.update(model, step)
         if step % 25 == 0:
             line = {"step": step, "share": round(share, 3)} | {k: round(float(t.detach()), 4) for k, t in terms.items()}
             lines.append(json.dumps(line))
             log.write_text("\n".join(lines) + "\n")
     spent = {"seconds": time.process_time() - begin, "wall": time.monotonic() - wall}
-    return average, {"steps": step, "images": step * BATCH, **{k: round(v, 1) for k, v in spent.items()}}
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    for own, new in zip(average.parameters(), model.parameters(), strict=True):
-        if new.requires_grad:
-            own.lerp_(new, 1 - decay)
+    model.load_state_dict(average.state)
+    return model.eval(), {"steps": step, "images": step * BATCH, **{k: round(v, 1) for k, v in spent.items()}}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine, write
-from ladder_figures import DRAWS, Figure, ap50, recall
+from ladder_figures import Figure, ap50, draws_of, recall
 
 import openglip
 from openglip.evaluation.flickr import read_sentences
@@ -30,9 +30,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def difference(exact: Figure, half: Figure, photos: int) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    draws = [np.bincount(rng.integers(0, photos, photos), minlength=photos).astype(float) for _ in range(DRAWS)]
-    low, high = np.percentile([half(w) - exact(w) for w in draws], [2.5, 97.5])
+    low, high = np.percentile([half(w) - exact(w) for w in draws_of(photos)], [2.5, 97.5])
     once = np.ones(photos)
     return {"fp32": exact(once), "bf16": half(once), "difference": half(once) - exact(once), "low": low, "high": high}
 

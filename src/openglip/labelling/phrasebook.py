@@ -55,8 +55,7 @@ class PhraseBook:
 
     def _encode(self, batch: dict[str, tuple[int, ...]]) -> None:
         ids = torch.tensor(list(batch.values()), device=self.detector.device)
-        half = self.detector.precision == "bf16"
-        with torch.inference_mode(), torch.autocast(self.detector.device.type, torch.bfloat16, half):
+        with self.detector.inference():
             hidden = self.model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool)).hidden
         self._known.update(zip(batch, hidden[:, 1:-1], strict=True))
 

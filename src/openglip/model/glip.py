@@ -70,7 +70,11 @@ class GLIP(nn.Module):
 
         Without fusion the tower sees no text and belongs to the image: its maps are returned, for many prompts.
         """
-        pyramid = self.backbone["fpn"](self.backbone["body"](images)[-3:])
+        return self.encode_maps(self.backbone["body"](images)[-3:])
+
+    def encode_maps(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """`encode_image` from the last three maps of the body on."""
+        pyramid = self.backbone["fpn"](maps)
         if self.head.early_fusion:
             return pyramid
         sizes = [(m.shape[2], m.shape[3]) for m in pyramid]

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid, BoxCoder
-from openglip.model.bert import Bert
+from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.mobilenet import MobileNetV2
 from openglip.model.yolox import CLASSES, Yolox, double
 
 SEPARATOR = 1012  # the word piece "."
-FIRST, LAST, PADDING = 101, 102, 0  # [CLS], [SEP], [PAD]
+PADDING = 0  # [PAD]
 GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
@@ -142,7 +142,7 @@ class Nano(nn.Module):
 
         Returns what `read` makes of the tokens; full stops, [CLS] and [SEP] count as zeros.
         """
-        rows, columns = _segments(ids, mask)
+        rows, columns = segments(ids, mask)
         hidden = ids.new_zeros((*ids.shape, 2 * TEXT_DIM), dtype=self.names.dtype)
         if len(rows):
             length = max(len(c) for c in columns)
@@ -277,7 +277,7 @@ def _coordinates(like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].expand(b, -1, -1, -1)
 
 
-def _segments(ids: Tensor, mask: Tensor) -> tuple[list[int], list[Tensor]]:
+def segments(ids: Tensor, mask: Tensor) -> tuple[list[int], list[Tensor]]:
     """Runs of tokens between full stops: the row of each, and its columns."""
     word = mask & (ids != SEPARATOR) & (ids != FIRST) & (ids != LAST) & (ids != PADDING)
     rows: list[int] = []

@@ -59,8 +59,8 @@ class WindowPlan:
     """Which row of a map stands where in its windows, for `SwinBlock.forward_chunked`.
 
     rows: (windows * window^2), rows of the map with one spare row at its end, where all padding points; valid: same
-    length, False on padding; padded: windows that have some; mask: `shift_mask` or None; plain: windows without any
-    masked pair.
+    length, False on padding; padded: windows that have some; mask: `shift_mask` or None; masked: windows with
+    a masked pair.
     """
 
     def __init__(self, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
@@ -73,7 +73,7 @@ class WindowPlan:
         valid = self.rows < height * width
         self.valid, self.padded = valid[:, None], ~valid.view(-1, window**2).all(1)
         self.mask = shift_mask(padded_h, padded_w, window, shift).to(device) if shift else None
-        self.plain = ~self.mask.flatten(1).any(1) if self.mask is not None else valid
+        self.masked = torch.zeros_like(self.padded) if self.mask is None else self.mask.flatten(1).any(1)
 
 
 class WindowAttention(nn.Module):
@@ -182,7 +182,7 @@ class SwinBlock(nn.Module):
             y = self.norm1(rows)
             if plan.padded[windows].any():
                 y = y * plan.valid[part]
-            mask = None if plan.mask is None or bool(plan.plain[windows].all()) else plan.mask[windows]
+            mask = plan.mask[windows] if plan.mask is not None and plan.masked[windows].any() else None
             y = self.attn(y.view(-1, tokens, y.shape[1]), bias, mask)
             out.index_copy_(0, plan.rows[part], rows.add_(y.view(rows.shape)))
         step = CHUNK_VALUES // x.shape[1]

@@ -237,7 +237,7 @@ class Detector:
         _check_whole("chunk_size", chunk_size)
         names = part_names(categories) if isinstance(categories, str) else _listed(categories, "categories")
         distractors = _listed(distractors, "distractors")
-        with self._inference():
+        with self.inference():
             return self._text.categories(names, distractors, chunk_size)
 
     # ---- words
@@ -268,7 +268,7 @@ class Detector:
         per_image = None if phrases is None else _listed(phrases, "phrases")
         if isinstance(captions, str):
             if per_image is None or not _is_nested(per_image):
-                with self._inference():
+                with self.inference():
                     return _forever(self._text.caption(captions, per_image))
             captions = [captions] * len(per_image)
         captions = _listed(captions, "captions")
@@ -281,7 +281,7 @@ class Detector:
 
     def _encode_captions(self, captions: list[str], phrases: list[Any]) -> Iterator[EncodedText]:
         for caption, items in zip(captions, phrases, strict=True):
-            with self._inference():
+            with self.inference():
                 encoded = self._text.caption(caption, items)
             yield encoded
 
@@ -315,7 +315,7 @@ class Detector:
     def _encode_batch(self, opened: Sequence[_Opened], preparation: Preparation) -> list[EncodedImage]:
         """Images of equal padded size as one batch."""
         batch = pad_batch([cast("Tensor", o.pixels) for o in opened], preparation.multiple)
-        with self._inference():
+        with self.inference():
             pyramid = self.model.encode_image(batch.to(self.device))
         return [
             EncodedImage(self, [level[i : i + 1] for level in pyramid], o.network_size, o.image_size, o.source)
@@ -371,12 +371,12 @@ class Detector:
         else:
             encoded = cast("list[EncodedImage]", list(opened))
         found: list[list[Found]] = [[] for _ in encoded]
-        least = [float(min(self._thresholds(settings.threshold, w.vocabulary), default=0)) for w in words]
+        thresholds = [self._thresholds(settings.threshold, w.vocabulary) for w in words]
         for p in range(max(len(w.prompts) for w in words)):
             members = [i for i, w in enumerate(words) if p < len(w.prompts)]
             prompts = [words[i].prompts[p] for i in members]
             pyramid = [torch.cat(level) for level in zip(*(encoded[i].pyramid for i in members), strict=True)]
-            with self._inference():
+            with self.inference():
                 outputs: HeadOutputs = self.model.align(pyramid, stack(prompts))
                 anchors = self.model.anchors(outputs.sizes, device=self.device)
                 for row, (i, prompt) in enumerate(zip(members, prompts, strict=True)):
@@ -390,19 +390,23 @@ class Detector:
                         encoded[i].network_size,
                         score_cut=self.model.score_cut,
                         coder=getattr(self.model, "coder", None),
-                        least=least[i],
+                        least=float(min(thresholds[i], default=0)),
                     )
                     best = suppress(best, settings.nms_iou)
                     found[i].append(best._replace(labels=prompt.labels[best.labels]))
-        return [self._finish(parts, encoded[i], words[i], settings) for i, parts in enumerate(found)]
+        return [self._finish(parts, encoded[i], words[i], thresholds[i], settings) for i, parts in enumerate(found)]
 
     def _finish(
-        self, parts: Sequence[Found], image: EncodedImage, words: EncodedText, settings: _Settings
+        self,
+        parts: Sequence[Found],
+        image: EncodedImage,
+        words: EncodedText,
+        thresholds: Tensor,
+        settings: _Settings,
     ) -> Detections:
         """Join the prompts of one image, cut, and scale to the original's pixels."""
         found = Found(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
         # Thresholds come first: what is below its own takes no place of the others.
-        thresholds = self._thresholds(settings.threshold, words.vocabulary)
         above = found.scores > thresholds[found.labels]
         found = Found(*(column[above] for column in found))
         if settings.class_agnostic:
@@ -445,7 +449,8 @@ class Detector:
         return torch.tensor(numbers)
 
     @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
+        """What the model runs in: no gradients, and this detector's precision."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
             yield
 

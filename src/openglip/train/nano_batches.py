@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from openglip.data.batches import Batch
 from openglip.data.files import StrPath, read_json, whole_file
-from openglip.data.pack import GREY, Drawn, Pack, Picture, draw
+from openglip.data.pack import GREY, Drawn, Pack, Phrase, Picture, draw
 from openglip.model.nano import TEXT_DIM, Nano
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
@@ -127,6 +127,26 @@ def sentence(caption: str) -> str:
     return caption.strip(" .")
 
 
+def ask_sentences(texts: Texts, captions: Iterable[tuple[str, Sequence[Phrase]]]) -> Ask:
+    """Whole captions, those that are encoded; words of no phrase with boxes are neither wanted nor absent."""
+    rows, wanted, ignored, begin = [], [], [], 0
+    for caption, phrases in captions:
+        row = texts.index.get(sentence(caption))
+        if row is None:
+            continue
+        rows.append(row)
+        offsets, used = tokenize(sentence(caption)).offsets[1:-1], set()
+        shift = len(caption) - len(caption.lstrip(" ."))
+        for p in phrases:
+            own = [k for k, (b, e) in enumerate(offsets) if b + shift < p.end and e + shift > p.begin]
+            if p.boxes:
+                used.update(own)
+                wanted += [(box, [begin + k for k in own]) for box in p.boxes]
+        ignored += [begin + k for k in range(len(offsets)) if k not in used]
+        begin += len(offsets)
+    return Ask(rows, wanted, ignored)
+
+
 class NanoBatches:
     """Random batches of like orientation. The same generator state gives the same batch."""
 
@@ -220,22 +240,8 @@ class NanoBatches:
         return self._ask_names(picture, rng)
 
     def _ask_sentences(self, picture: Picture, rng: random.Random) -> Ask:
-        rows, wanted, ignored, begin = [], [], [], 0
-        for caption, phrases in picture.captions:
-            row = self.texts.index.get(sentence(caption))
-            if row is None:
-                continue
-            rows.append(row)
-            offsets, used = tokenize(sentence(caption)).offsets[1:-1], set()
-            shift = len(caption) - len(caption.lstrip(" ."))
-            for p in phrases:
-                own = [k for k, (b, e) in enumerate(offsets) if b + shift < p.end and e + shift > p.begin]
-                if p.boxes:
-                    used.update(own)
-                    wanted += [(box, [begin + k for k in own]) for box in p.boxes]
-            ignored += [begin + k for k in range(self.texts.length(row)) if k not in used]
-            begin += self.texts.length(row)
-        return Ask(rows + self._absent(picture, rng), wanted, ignored)
+        ask = ask_sentences(self.texts, picture.captions)
+        return replace(ask, texts=ask.texts + self._absent(picture, rng))
 
     def _ask_phrases(self, picture: Picture, rng: random.Random) -> Ask:
         boxes: dict[int, set[int]] = {}
@@ -266,10 +272,9 @@ class NanoBatches:
         rng.shuffle(kept)
         kept = kept[: rng.randrange(4, 11)]
         stems = words | {word.removesuffix("s") for word in words}
-        if any("animals" in p.types for _, ps in picture.captions for p in ps) and any(
-            stems & own for own in ANIMALS.values()
-        ):
-            others = [index[name] for name, own in ANIMALS.items() if not stems & own and name in index]
+        named = {kind for kind, own in ANIMALS.items() if stems & own}
+        if named and any("animals" in p.types for _, ps in picture.captions for p in ps):
+            others = [index[kind] for kind in ANIMALS if kind not in named and kind in index]
             kept += rng.sample(others, min(2, len(others)))
         return kept
 
