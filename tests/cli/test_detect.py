@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli.interrupts import hear_interrupts
 from PIL import Image
 
 from openglip.structures.detections import Detections
@@ -232,7 +233,10 @@ def test_ctrl_c_ends_with_130_and_whole_files_only(weights: Path, tmp_path: Path
     command = [sys.executable, "-m", "openglip.cli.main", "detect", str(tmp_path), "--prompt", "cat"]
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [*command, "--model", str(weights), "--output", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, "--model", str(weights), "--output", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=hear_interrupts,
     )
     deadline = time.monotonic() + 120
     while len(list(out.glob("*.boxes.jpg"))) < 3:  # past the late imports, where an interrupt ends Python as a signal

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cli.interrupts import hear_interrupts
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -183,7 +184,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")
 def stopped(folder: Path, settings: list[str], lines: int, how: signal.Signals) -> subprocess.CompletedProcess[str]:
     """A run that gets a signal once its log has so many lines."""
     command = [*PROGRAM, "debug", *settings, "--output", str(folder)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts)
     while not (folder / "log.jsonl").exists() or len((folder / "log.jsonl").read_text().splitlines()) < lines:
         time.sleep(0.02)
     process.send_signal(how)
