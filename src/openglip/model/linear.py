@@ -27,8 +27,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, act: Literal["swish", "relu6"]) -> Tensor:
-    """A convolution and its activation, in one pass over the map where `linear` would be oneDNN's."""
-    if _HAS_ONEDNN and in_chunks(x) and x.dtype == conv.weight.dtype and x.dtype in _own_types():
+    """A convolution and its activation, in one pass over the map where `linear` would be oneDNN's, and in frozen layers
+    of a model that trains.
+    """
+    trains = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
+    on_cpu = _HAS_ONEDNN and x.device.type == "cpu" and not trains
+    if on_cpu and x.dtype == conv.weight.dtype and x.dtype in _own_types():
         padding, stride, dilation = (list(pair) for pair in (conv.padding, conv.stride, conv.dilation))
         name, limits = ("swish", []) if act == "swish" else ("hardtanh", [0.0, 6.0])
         return torch.ops.mkldnn._convolution_pointwise(
