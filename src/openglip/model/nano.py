@@ -19,8 +19,10 @@ from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.head import HeadOutputs, TextFeatures
+from openglip.model.linear import convolve
 from openglip.model.mobilenet import MobileNetV2
 from openglip.model.yolox import CLASSES, Yolox, double
+from openglip.prompts.tables import coco_thesaurus, read_table
 
 SEPARATOR = 1012  # the word piece "."
 PADDING = 0  # [PAD]
@@ -31,7 +33,8 @@ GRID = AnchorGrid((8, 16, 32), scale=8)  # of the tower and of the detector, eac
 PLACES = AnchorGrid((12, 24, 48, *GRID.strides), scale=8)  # the tower's places on the full image, then the detector's
 CENTRAL = 0.7  # power of centerness: it counts a little less than its loss says
 STAND_BACK = 3.0  # by which the tower's logits are lower for a word that is a name of the detector
-SHARP, SURE = 30.0, 0.75  # a text whose likeness to a name of the detector is above SURE means that name
+SHARP, SURE = 30.0, 0.75  # a text more like a name of the detector, or another word for it, than SURE means that name
+OTHER_WORDS = [(word, i) for i, name in enumerate(read_table("coco")) for word in coco_thesaurus().get(name, ())]
 
 
 class WordTable(nn.Module):
@@ -60,7 +63,7 @@ class Mixer(nn.Module):
         self.narrow = nn.Conv2d(2 * dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(F.silu(self.widen(self.norm(self.depth(x)))))
+        return x + self.narrow(convolve(self.widen, self.norm(self.depth(x)), "swish"))
 
 
 class Look(nn.Module):
@@ -98,6 +101,7 @@ class Nano(nn.Module):
     max_tokens = 256
     phrases_alone = True  # ground asks for each phrase by itself: better than whole captions here
     names: Tensor
+    others: Tensor
     calibration: Tensor
     own: Tensor
 
@@ -123,6 +127,7 @@ class Nano(nn.Module):
         self.looks = nn.ModuleList(Look(dim) for _ in range(looks))
         self.asks = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim + 1))
         self.register_buffer("names", torch.zeros(CLASSES, TEXT_DIM))  # the 80 names' mean features, unit length
+        self.register_buffer("others", torch.zeros(len(OTHER_WORDS), TEXT_DIM))  # of `OTHER_WORDS`, likewise
         self.likeness = nn.Parameter(torch.tensor([8.0, 12.0, -14.0]))  # slopes for token and segment, threshold
         self.trust = nn.Parameter(torch.tensor(1.0))
         self.prior = nn.Parameter(torch.tensor(-4.6))
@@ -168,7 +173,9 @@ class Nano(nn.Module):
         slope_token, slope_segment, threshold = self.likeness
         near = segment @ self.names.T
         like = slope_token * (token @ self.names.T) + slope_segment * near + threshold
-        same = (near * SHARP).softmax(-1) * ((near - SURE) * SHARP).sigmoid()
+        meant = torch.tensor([i for _, i in OTHER_WORDS], device=near.device).expand(*near.shape[:-1], -1)
+        nearest = near.scatter_reduce(-1, meant, segment @ self.others.T, "amax")
+        same = (nearest * SHARP).softmax(-1) * ((nearest - SURE) * SHARP).sigmoid()
         return torch.cat([self.words(torch.cat([token, segment], -1) * TEXT_DIM**0.5), like.sigmoid(), same], -1)
 
     def encode_image(self, images: Tensor) -> list[Tensor]:
@@ -262,7 +269,7 @@ class Nano(nn.Module):
 
 def _places(levels: Sequence[Tensor]) -> Tensor:
     """Levels B x C x h x w as B x A x C."""
-    return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
 
 
 def _sizes(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
@@ -274,7 +281,8 @@ def _coordinates(like: Tensor) -> Tensor:
     b, _, h, w = like.shape
     y = torch.linspace(-1, 1, h, device=like.device, dtype=like.dtype)
     x = torch.linspace(-1, 1, w, device=like.device, dtype=like.dtype)
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].expand(b, -1, -1, -1)
+    both = torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].expand(b, -1, -1, -1)
+    return both.contiguous(memory_format=torch.channels_last)
 
 
 def segments(ids: Tensor, mask: Tensor) -> tuple[list[int], list[Tensor]]:

@@ -14,7 +14,7 @@ import torch
 from openglip.data.batches import Batch
 from openglip.data.files import StrPath, read_json, whole_file
 from openglip.data.pack import GREY, Drawn, Pack, Phrase, Picture, draw
-from openglip.model.nano import TEXT_DIM, Nano
+from openglip.model.nano import OTHER_WORDS, TEXT_DIM, Nano
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
 
@@ -111,7 +111,7 @@ class Texts:
 def all_texts(pictures: Iterable[Picture]) -> list[str]:
     """Every text that training may ask: sentences, phrases, names with and without an article."""
     texts: dict[str, None] = {}
-    names: set[str] = set(read_table("coco"))
+    names: set[str] = {*read_table("coco"), *(word for word, _ in OTHER_WORDS)}
     for picture in pictures:
         for caption, phrases in picture.captions:
             texts[sentence(caption)] = None
@@ -164,13 +164,9 @@ class NanoBatches:
                 ]
                 absent.update({row: None for row in rows if row is not None})
         self.absent = list(absent)
-        self.coco = self.coco_names()
+        self.coco = read_table("coco")
         self.household = sorted({n for p in pack.pictures if p.group == "household" for n in p.labels})
         self.upright = float(np.mean([p.upright for p in pack.pictures]))
-
-    @staticmethod
-    def coco_names() -> list[str]:
-        return list(read_table("coco"))
 
     def batch(self, count: int, size: tuple[int, int], rng: random.Random) -> Batch:
         """count pictures, all lying in `size` or all upright in it turned.

@@ -52,6 +52,11 @@ def _data(name: str) -> dict:
     return json.loads((files(__name__) / f"{name}.json").read_text("utf-8"))
 
 
+def coco_thesaurus() -> dict[str, list[str]]:
+    """Other words for some of COCO's names: from WordNet 3.0, without words that more often mean something else."""
+    return _data("coco_thesaurus")
+
+
 def coco_ov_split() -> dict[str, list[str]]:
     """The 48 "base" and 17 "novel" classes of open-vocabulary COCO."""
     return {part: _data("coco_ov")[part] for part in ("base", "novel")}
