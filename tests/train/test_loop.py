@@ -153,6 +153,17 @@ def test_ten_bad_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
         run(tmp_path, batches=spoiled(set(range(3, 20))), steps=20)
 
 
+@pytest.mark.parametrize(("native", "meant"), [(True, "bf16"), (False, "fp32")])
+def test_auto_takes_bf16_where_the_processor_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, meant: str
+) -> None:
+    monkeypatch.setattr("openglip.predict.device.native_bf16", lambda: native)
+    losses = {
+        name: [row["loss"] for row in lines(run(tmp_path / name, precision=name, steps=2))] for name in ("auto", meant)
+    }
+    assert losses["auto"] == losses[meant]
+
+
 def test_bf16_trains_with_the_loss_in_float32(tmp_path: Path) -> None:
     rows = lines(run(tmp_path, precision="bf16"))
     assert all(row["loss"] is not None for row in rows)

@@ -57,7 +57,7 @@ def test_settings_are_read_from_strings() -> None:
         ({"steps": "1.5"}, "steps is 1.5, it must be of type int"),
         ({"steps": "0"}, "steps is 0, it must be at least 1"),
         ({"workers": "-1"}, "workers is -1, it must not be negative"),
-        ({"precision": "fp8"}, "precision is 'fp8', it must be one of fp32, bf16, fp16"),
+        ({"precision": "fp8"}, "precision is 'fp8', it must be one of fp32, bf16, fp16, auto"),
         ({"lr_of": "3"}, "lr_of is 3, it must be a JSON object"),
         ({"average": 1.0}, "average is 1.0, it must be below 1"),
         ({"decay_schedule": True}, "decay_schedule follows milestones"),

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from openglip.data.batches import Batch
 from openglip.errors import ConfigError, DataError, OpenGLIPError
+from openglip.predict.device import pick_precision
 from openglip.train import checkpoint
 from openglip.train.assign import Targets, assign
 from openglip.train.contrast import region_word_contrast
@@ -91,6 +92,7 @@ def fit(
     schedule = make_schedule(recipe)
     average = Average(model, recipe.average, recipe.average_warmup) if recipe.average else None
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]
+    precision = recipe.precision if recipe.precision == "fp16" else pick_precision(recipe.precision, device)
     progress = _restore(folder, model, optimizer, schedule, average, scaler)
     logs = Logs(folder, progress.step) if rank() == 0 else None
     network = DistributedDataParallel(model) if world_size() > 1 else model
@@ -104,7 +106,7 @@ def fit(
         _seed_draws(recipe.seed, progress.step)
         decay = decay_factor(progress.step, schedule.milestone_steps()) if recipe.decay_schedule else 1.0  # type: ignore[union-attr]
         lr = set_rates(optimizer, schedule, progress.step, decay)
-        terms, bad = _backward(network, model, criterion, small, scaler, recipe.precision)
+        terms, bad = _backward(network, model, criterion, small, scaler, precision)
         norm = math.nan
         if bad is None:
             scaler.unscale_(optimizer)

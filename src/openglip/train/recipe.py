@@ -14,7 +14,7 @@ from openglip.data.mixtures import Source
 from openglip.data.views import Transform
 from openglip.errors import ConfigError
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 ScheduleName = Literal["steps", "cosine", "plateau"]
 
 

@@ -188,7 +188,7 @@ def nano() -> NanoRecipe:
         schedule="cosine",
         warmup=150,
         clip=4.0,
-        precision="bf16",
+        precision="auto",
         average=0.9995,
         average_warmup=19,
         use_average=True,
