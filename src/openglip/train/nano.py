@@ -351,7 +351,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a finished run's weights as the two files that ship.")
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--earlier", type=Path, help="folder of the two files that the run started from, to average with")
+    parser.add_argument(
+        "--earlier", type=Path, help="folder of the two files that the run started from, to average with"
+    )
     parser.add_argument("--share", type=float, default=0.65, help="of the run in that average")
     arguments = parser.parse_args()
     state = read_checkpoint(arguments.run).state
