@@ -34,7 +34,11 @@ PLACES = AnchorGrid((12, 24, 48, *GRID.strides), scale=8)  # the tower's places 
 CENTRAL = 0.7  # power of centerness: it counts a little less than its loss says
 STAND_BACK = 3.0  # by which the tower's logits are lower for a word that is a name of the detector
 SHARP, SURE = 30.0, 0.75  # a text more like a name of the detector, or another word for it, than SURE means that name
-OTHER_WORDS = [(word, i) for i, name in enumerate(read_table("coco")) for word in coco_thesaurus().get(name, ())]
+
+
+def other_words() -> list[tuple[str, int]]:
+    """Each word of the thesaurus with the number of the name that it means."""
+    return [(word, i) for i, name in enumerate(read_table("coco")) for word in coco_thesaurus().get(name, ())]
 
 
 class WordTable(nn.Module):
@@ -102,6 +106,7 @@ class Nano(nn.Module):
     phrases_alone = True  # ground asks for each phrase by itself: better than whole captions here
     names: Tensor
     others: Tensor
+    meant: Tensor
     calibration: Tensor
     own: Tensor
 
@@ -127,7 +132,9 @@ class Nano(nn.Module):
         self.looks = nn.ModuleList(Look(dim) for _ in range(looks))
         self.asks = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim + 1))
         self.register_buffer("names", torch.zeros(CLASSES, TEXT_DIM))  # the 80 names' mean features, unit length
-        self.register_buffer("others", torch.zeros(len(OTHER_WORDS), TEXT_DIM))  # of `OTHER_WORDS`, likewise
+        meant = torch.tensor([i for _, i in other_words()])
+        self.register_buffer("meant", meant, persistent=False)
+        self.register_buffer("others", torch.zeros(len(meant), TEXT_DIM))  # of `other_words`, likewise
         self.likeness = nn.Parameter(torch.tensor([8.0, 12.0, -14.0]))  # slopes for token and segment, threshold
         self.trust = nn.Parameter(torch.tensor(1.0))
         self.prior = nn.Parameter(torch.tensor(-4.6))
@@ -173,7 +180,7 @@ class Nano(nn.Module):
         slope_token, slope_segment, threshold = self.likeness
         near = segment @ self.names.T
         like = slope_token * (token @ self.names.T) + slope_segment * near + threshold
-        meant = torch.tensor([i for _, i in OTHER_WORDS], device=near.device).expand(*near.shape[:-1], -1)
+        meant = self.meant.expand(*near.shape[:-1], -1)
         nearest = near.scatter_reduce(-1, meant, segment @ self.others.T, "amax")
         same = (nearest * SHARP).softmax(-1) * ((nearest - SURE) * SHARP).sigmoid()
         return torch.cat([self.words(torch.cat([token, segment], -1) * TEXT_DIM**0.5), like.sigmoid(), same], -1)

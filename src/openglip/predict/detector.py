@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from numbers import Integral, Real
@@ -313,21 +312,6 @@ class Detector:
             return _Opened(None, (0, 0), source or describe(image), error)
         return _Opened(prepare(pixels, preparation), (pixels.shape[0], pixels.shape[1]), source)
 
-    def _open_all(self, images: Sequence[ImageLike], settings: _Settings) -> list[_Opened | EncodedImage]:
-        """In order; several files at a time, as Pillow decodes and resizes on one processor core."""
-
-        def opened(image: ImageLike) -> _Opened | EncodedImage:
-            return self._open(image, settings.preparation, settings.on_error)
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            # not objects of Pillow, which may be one and the same and aren't safe to load from two threads
-            files = {
-                i: pool.submit(opened, image)
-                for i, image in enumerate(images)
-                if isinstance(image, (str, bytes, os.PathLike))
-            }
-            return [files[i].result() if i in files else opened(image) for i, image in enumerate(images)]
-
     def _encode_batch(self, opened: Sequence[_Opened], preparation: Preparation) -> list[EncodedImage]:
         """Images of equal padded size as one batch."""
         batch = pad_batch([cast("Tensor", o.pixels) for o in opened], preparation.multiple)
@@ -347,7 +331,7 @@ class Detector:
         place = 0
         window = 1
         while chunk := list(islice(images, window)):
-            opened = self._open_all(chunk, settings)
+            opened = [self._open(image, settings.preparation, settings.on_error) for image in chunk]
             words = []
             for i in range(len(chunk)):
                 text = next(texts, None)

@@ -35,7 +35,7 @@ from openglip.data.render import render_view
 from openglip.data.views import View
 from openglip.errors import ConfigError, DataError
 from openglip.model.head import HeadOutputs, TextFeatures
-from openglip.model.nano import GRID, OTHER_WORDS, PLACES, Nano
+from openglip.model.nano import GRID, PLACES, Nano, other_words
 from openglip.prompts.tables import read_table
 from openglip.prompts.text import Spans
 from openglip.structures.sample import ImageReference
@@ -215,7 +215,7 @@ def nano_batches(recipe: NanoRecipe, model: Nano, folder: Path) -> NanoBatches:
         _packed(recipe, model, folder)
     from_first_rank(None, next(model.parameters()).device)
     packed, texts = _packed(recipe, model, folder)
-    for known, words in ((model.names, read_table("coco")), (model.others, [word for word, _ in OTHER_WORDS])):
+    for known, words in ((model.names, read_table("coco")), (model.others, [word for word, _ in other_words()])):
         known.copy_(torch.from_numpy(texts.mean[[texts.index[word] for word in words]]))
     return NanoBatches(packed, texts, left_out)
 

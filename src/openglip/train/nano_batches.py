@@ -14,7 +14,7 @@ import torch
 from openglip.data.batches import Batch
 from openglip.data.files import StrPath, read_json, whole_file
 from openglip.data.pack import GREY, Drawn, Pack, Phrase, Picture, draw
-from openglip.model.nano import OTHER_WORDS, TEXT_DIM, Nano
+from openglip.model.nano import TEXT_DIM, Nano, other_words
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
 
@@ -111,7 +111,7 @@ class Texts:
 def all_texts(pictures: Iterable[Picture]) -> list[str]:
     """Every text that training may ask: sentences, phrases, names with and without an article."""
     texts: dict[str, None] = {}
-    names: set[str] = {*read_table("coco"), *(word for word, _ in OTHER_WORDS)}
+    names: set[str] = {*read_table("coco"), *(word for word, _ in other_words())}
     for picture in pictures:
         for caption, phrases in picture.captions:
             texts[sentence(caption)] = None
