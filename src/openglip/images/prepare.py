@@ -60,10 +60,13 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def normalise(image: np.ndarray, preparation: Preparation) -> Tensor:
     """H x W x 3 uint8 RGB to 3 x H x W float32, (value - mean) / std in the model's channel order."""
-    ordered = image[:, :, ::-1] if preparation.bgr else image
-    values = torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1))).float()
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (preparation.mean, preparation.std))
-    return values.sub_(mean).div_(std)
+    values = np.empty((3, *image.shape[:2]), np.float32)
+    order = (2, 1, 0) if preparation.bgr else (0, 1, 2)
+    for plane, channel, mean, std in zip(values, order, preparation.mean, preparation.std, strict=True):
+        plane[:] = image[:, :, channel]
+        plane -= mean
+        plane /= std
+    return torch.from_numpy(values)
 
 
 def prepare(image: np.ndarray, preparation: Preparation) -> Tensor:

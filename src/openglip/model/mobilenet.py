@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from openglip.model.linear import convolve
 
@@ -12,13 +11,14 @@ class SameConv(nn.Conv2d):
     """Convolution padded as TensorFlow does ("same"), ReLU6 unless linear."""
 
     def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
-        super().__init__(inner, outer, size, stride, (size - 1) // 2 if stride == 1 else 0, groups=groups)
+        super().__init__(inner, outer, size, stride, (size - 1) // 2 * stride, groups=groups)
         self.act = act
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.stride[0] == 2:  # sides are even, so that 3 x 3 needs one row and column, at the end
-            input = F.pad(input, (0, 1, 0, 1))
-        return convolve(self, input, "relu6") if self.act else super().forward(input)
+        y = convolve(self, input, "relu6") if self.act else super().forward(input)
+        # Sides are even, so that a stride of 2 needs one more row and column, at the end. With two on each side the
+        # places are the same and one more at the start, and no padded copy of the larger map is made.
+        return y[..., 1:, 1:] if self.stride[0] == 2 else y
 
 
 class Inverted(nn.Module):

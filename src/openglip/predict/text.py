@@ -35,7 +35,7 @@ CACHED_PROMPTS = 64
 class EncodedPrompt:
     """One prompt: its features (None for the closed set), each entry's tokens and place in the vocabulary.
 
-    features: hidden L x D and mask L.
+    features: hidden L x D and mask L; where a model compares each word by itself, of the entries' tokens only.
     """
 
     features: TextFeatures | None
@@ -153,7 +153,13 @@ class TextEncoder:
                 self._features[prompt.caption] = features
                 while len(self._features) > CACHED_PROMPTS:
                     self._features.popitem(last=False)
-        return EncodedPrompt(features, tuple(tuple(t) for t in token_map(prompt, tokens)), labels)
+        found = [tuple(t) for t in token_map(prompt, tokens)]
+        if getattr(self.model, "words_alone", False):
+            used = sorted({t for own in found for t in own}) or [0]
+            features = TextFeatures(*(column[used] for column in features))
+            place = {t: i for i, t in enumerate(used)}
+            found = [tuple(place[t] for t in own) for own in found]
+        return EncodedPrompt(features, tuple(found), labels)
 
 
 def stack(prompts: Sequence[EncodedPrompt]) -> TextFeatures | None:
