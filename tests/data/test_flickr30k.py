@@ -70,8 +70,14 @@ def test_what_is_no_root_or_damaged_is_named(root):
     with pytest.raises(DataError, match="not a Flickr30k Entities root"):
         list(read_flickr30k(root / "Annotations", root / "images"))
     (root / "Annotations" / "12.xml").write_text("<annotation>")
-    with pytest.raises(DataError, match=r"12\.xml"):
-        list(read_flickr30k(root))
+    (root / "Annotations" / "9.xml").write_text("<annotation/>")
+    (root / "Sentences" / "9.txt").write_text("A dog .\n")
+    findings = Findings()
+    assert list(read_flickr30k(root, findings=findings)) == []
+    assert [(f.kind, f.id) for f in findings.items if f.kind == "unparsable"] == [
+        ("unparsable", "12"),
+        ("unparsable", "9"),  # read after the damaged one
+    ]
 
 
 def test_the_research_set_has_the_numbers_its_readme_states(shared):

@@ -21,12 +21,13 @@ from openglip.data.views import same_aspect
 from openglip.errors import DataError, ImageError
 from openglip.images.read import read_image
 from openglip.prompts.text import clean_name
-from openglip.structures.sample import FileSlice, ImageReference, Sample
+from openglip.structures.sample import FileSlice, Sample
 
 SCALED = ("flickr30k", "caption-tsv", "webdataset", "parquet")
 """Formats whose pictures are often stored smaller than annotated; only their aspect has to agree."""
 REPEATED = ("flickr30k", "mdetr", "objects365-tsv", "caption-tsv")
 """Formats in which an id may come back on purpose: several captions, resampled lists."""
+WINDOW = 256  # pictures that wait to be opened; where they lie in memory, no more than these are held
 ALIKE_BITS, ALIKE_LEVELS = 24, 7.0
 """Pictures stored again, smaller and at quality 60, differ in up to 25 bits and 2 levels; other photos in 65 and 21."""
 
@@ -94,33 +95,44 @@ def _named_splits(
 
 
 def _check_split(split: Split, findings: Findings, counts: dict[str, int], threads: int) -> _Seen:
-    seen, files, vocabularies = _Seen(), dict[str, Sample](), set[tuple[str, ...]]()
-    for sample in _readable(split, findings):
+    seen, waiting, vocabularies = _Seen(), dict[str, Sample](), set[tuple[str, ...]]()
+    known: set[str] = set()
+    for number, sample in enumerate(_readable(split, findings)):
         counts["boxes"] += len(sample)
-        file = _file(sample.image, sample.image_id)
+        file = _file(sample, number)
         if sample.image_id in seen.files and split.format not in REPEATED and sample.labels is not None:
             findings.add("duplicate_id", file, sample.image_id, f"two pictures have the id {sample.image_id!r}")
         seen.ids.append(sample.image_id)
         seen.files.setdefault(sample.image_id, file)
-        files.setdefault(file, sample)
+        if file not in known:
+            known.add(file)
+            waiting[file] = sample
+        if len(waiting) == WINDOW:
+            _check_pictures(waiting, seen, split.format, findings, threads)
+            waiting = {}
         if sample.categories is not None and sample.categories not in vocabularies:
             vocabularies.add(sample.categories)
             _check_names(sample.categories, split.path, findings)
-    counts["images"] += len(files)
+    _check_pictures(waiting, seen, split.format, findings, threads)
+    counts["images"] += len(known)
+    return seen
+
+
+def _check_pictures(samples: Mapping[str, Sample], seen: _Seen, format: str, findings: Findings, threads: int) -> None:
+    """Open the picture of each and compare it with its annotation."""
     with ThreadPoolExecutor(threads) as pool:
-        for file, found in zip(files, pool.map(_opened, files.values()), strict=True):
-            sample = files[file]
+        for file, found in zip(samples, pool.map(_opened, samples.values()), strict=True):
+            sample = samples[file]
             if isinstance(found, Finding):
                 findings.add(found.kind, found.file, found.id, found.message)
                 continue
             size, content = found
-            fits = same_aspect(size, sample.size) if split.format in SCALED else size == sample.size
+            fits = same_aspect(size, sample.size) if format in SCALED else size == sample.size
             if not fits:
                 text = f"the picture is {size[1]} x {size[0]}, the annotation says {sample.size[1]} x {sample.size[0]}"
                 turned = " (turned?)" if size == sample.size[::-1] else ""
                 findings.add("size_mismatch", file, sample.image_id, text + turned)
             seen.contents[file] = content
-    return seen
 
 
 def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
@@ -140,7 +152,7 @@ def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
 
 
 def _opened(sample: Sample) -> tuple[tuple[int, int], Fingerprint] | Finding:
-    file = _file(sample.image, sample.image_id)
+    file = f"bytes of {sample.image_id!r}" if isinstance(sample.image, bytes) else str(sample.image)
     try:
         image = read_image(sample.image.read() if isinstance(sample.image, FileSlice) else sample.image)
     except (FileNotFoundError, ImageError, DataError, OSError) as error:
@@ -214,5 +226,5 @@ def _is_count(ids: Sequence[str | int | None]) -> bool:
     )
 
 
-def _file(image: ImageReference, image_id: str | int | None) -> str:
-    return f"bytes of {image_id!r}" if isinstance(image, bytes) else str(image)
+def _file(sample: Sample, number: int) -> str:
+    return f"picture {number} of {sample.source}" if isinstance(sample.image, bytes) else str(sample.image)

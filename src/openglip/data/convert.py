@@ -53,11 +53,12 @@ def convert(
     splits = open_splits(path, source_format, images)
     if len(splits) > 1 and target.suffix:
         raise ConfigError(f"{path} has {len(splits)} splits ({', '.join(splits)}): give a folder instead of {out}")
+    yolo = _yolo_splits(list(splits)) if name == "yolo" else {}
     findings, written, lost, samples = Findings(), dict[str, str](), dict[str, int](), 0
     for split, read in splits.items():
         place = _place(target, name, split, len(splits))
         reading = _Counted(read(findings), findings, needs_pictures=name not in SUFFIX_OF)
-        found = write_yolo(reading, place, split=split) if name == "yolo" else WRITERS[name](reading, place)
+        found = write_yolo(reading, place, split=yolo[split]) if name == "yolo" else WRITERS[name](reading, place)
         written[split] = str(place)
         samples += reading.count
         for kind, number in found.items():
@@ -78,6 +79,20 @@ class _Counted:
                 continue
             self.count += 1
             yield sample
+
+
+def _yolo_splits(names: list[str]) -> dict[str, str]:
+    """Each split as YOLO calls it: train, val or test. Raises ConfigError where that can't be told."""
+    words = {"train": "train", "val": "val", "dev": "val", "test": "test"}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found[name] = [own for word, own in words.items() if word in name.lower().replace("trainval", "train")]
+    if len(names) == 1 and not found[names[0]]:
+        return {names[0]: "train"}
+    told = {name: own[0] for name, own in found.items() if len(own) == 1}
+    if len(told) < len(names) or len(set(told.values())) < len(names):
+        raise ConfigError(f"YOLO knows train, val and test, and can't hold {', '.join(names)}: convert them one by one")
+    return told
 
 
 def _place(target: Path, name: str, split: str, splits: int) -> Path:

@@ -28,13 +28,18 @@ class Files:
     def __init__(self, path: StrPath) -> None:
         self.path = Path(path)
         self._members: dict[str, FileSlice] | None = None
+        self._by_last_part: dict[str, list[str]] = {}
         if self.path.is_file():
-            self._members = {s.name: s for s in tar_members(self.path)}
+            self._members = {s.name.removeprefix("./"): s for s in tar_members(self.path)}
+            for name in self._members:
+                self._by_last_part.setdefault(name.rpartition("/")[2], []).append(name)
         elif not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder or tar")
 
     def find(self, name: str) -> str | FileSlice | None:
-        """The file of this name; also tried: its last two parts and its last part. None when there is none."""
+        """The file of this name; also tried: its last two parts and its last part, and in a tar the one member that
+        ends with the name. None when there is none.
+        """
         parts = PurePosixPath(name.replace("\\", "/")).parts
         for tail in dict.fromkeys((name, "/".join(parts[-2:]), parts[-1] if parts else name)):
             if self._members is not None:
@@ -42,7 +47,8 @@ class Files:
                     return self._members[tail]
             elif (self.path / tail).is_file():
                 return str(self.path / tail)
-        return None
+        ends = [m for m in self._by_last_part.get(parts[-1] if parts else "", ()) if m.endswith("/" + "/".join(parts))]
+        return self._members[ends[0]] if self._members is not None and len(ends) == 1 else None
 
     def reference(self, name: str) -> str | FileSlice:
         """The file of this name, or the path where it should be; whoever opens it will say that it is missing."""
@@ -78,13 +84,15 @@ def tar_members(path: StrPath) -> Iterator[FileSlice]:
 
 
 def image_size(image: ImageReference) -> tuple[int, int]:
-    """(height, width) from the header alone, as stored (no EXIF turn). Raises DataError that names the file."""
+    """(height, width) from the header alone, upright as its EXIF tag says. Raises DataError that names the file."""
     from PIL import Image, UnidentifiedImageError
+
+    from openglip.images.read import lies_on_its_side
 
     content = image.read() if isinstance(image, FileSlice) else image
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
-            return picture.height, picture.width
+            return (picture.width, picture.height) if lies_on_its_side(picture) else (picture.height, picture.width)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise DataError(
             f"{image if not isinstance(image, bytes) else 'image'}: can't read its size: {error}"

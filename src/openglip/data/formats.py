@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,10 @@ def _sniff_json(path: Path) -> str | None:
     first = images[0] if isinstance(images, list) and images and isinstance(images[0], dict) else {}
     if "caption" in first:
         return "mdetr"
+    annotations = content["annotations"]
+    one = annotations[0] if isinstance(annotations, list) and annotations else None
+    if isinstance(one, dict) and "caption" in one and "bbox" not in one:
+        return None  # COCO's captions: no boxes
     return "lvis" if "neg_category_ids" in first else "coco"
 
 
@@ -147,6 +152,8 @@ def _parts(path: Path) -> dict[str, Path]:
     files = [
         p for pattern in ("annotations/*.json", "*.json", "*.jsonl", "*.csv", "*.yaml") for p in path.glob(pattern)
     ]
+    if any(p.name.startswith("instances_") for p in files):  # COCO as it is unzipped: the same pictures, other labels
+        files = [p for p in files if not p.name.startswith("person_keypoints_")]
     found = {p.stem.removeprefix("instances_"): p for p in sorted(files) if sniff(p)}
     return found or {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and (_sniff_folder(p) or _parts(p))}
 
@@ -155,16 +162,29 @@ def _splits(name: str, path: Path, images: StrPath | None) -> dict[str, Callable
     if name == "yolo":
         file = yolo_yaml(path)
         present = [split for split in SPLITS if read_yaml(file).get(split)]
+        if not present:
+            raise DataError(f"{file}: names none of {', '.join(SPLITS)}")
         return {split: lambda findings, s=split: read_yolo(file, s, findings=findings) for split in present}
     if name == "voc" and (path / "ImageSets" / "Main").is_dir():
         lists = {p.stem for p in (path / "ImageSets" / "Main").glob("*.txt")}
-        # "trainval" and lists per class repeat the pictures of these
-        present = [split for split in SPLITS if split in lists]
+        # lists per class repeat the pictures of these, "trainval" those of train and val
+        whole = () if {"train", "val"} & lists else ("trainval",)
+        present = [split for split in (*SPLITS, *whole) if split in lists]
         if present:
             return {s: lambda findings, s=s: read_voc(path, images, split=s, findings=findings) for s in present}
+    if name == "parquet" and path.is_dir():
+        parts: dict[str, list[Path]] = {}
+        for file in sorted(path.glob("*.parquet")):  # train-00000-of-00002.parquet
+            parts.setdefault(re.sub(r"-\d+-of-\d+$", "", file.stem), []).append(file)
+        if len(parts) > 1 and all(any(split in key for split in SPLITS) for key in parts):
+            return {key: lambda findings, own=own: read_parquet(own, findings=findings) for key, own in parts.items()}
     stem = path.stem if path.is_file() else path.name
     return {stem.removeprefix("instances_"): lambda findings: READERS[name](path, images, findings)}
 
 
 def _image_labels(path: Path) -> Path | None:
-    return next(iter(sorted(path.parent.glob("*imagelabels*.csv"))), None)
+    """The csv of verified labels of the same split; one that names no split, if there is none of it."""
+    files = sorted(path.parent.glob("*imagelabels*.csv"))
+    own = next((split for split in ("train", "val", "test") if split in path.name), None)
+    same = [f for f in files if own is not None and own in f.name]
+    return next(iter(same or [f for f in files if not any(s in f.name for s in SPLITS)]), None)

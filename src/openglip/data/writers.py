@@ -20,7 +20,6 @@ import yaml
 
 from openglip.data.files import StrPath, image_content, whole_file
 from openglip.data.readers.tsv import read_yaml
-from openglip.errors import DataError
 from openglip.structures.boxes import xyxy_to_xywh
 from openglip.structures.sample import FileSlice, Sample
 
@@ -29,19 +28,19 @@ Losses = Counter[str]
 
 def write_coco(samples: Iterable[Sample], path: StrPath) -> Losses:
     """COCO instances json. Phrases become categories; captions, scores and known absent names are lost."""
-    lost, images, annotations = Losses(), [], []
+    lost, images, annotations, place = Losses(), [], [], _Places(path)
     ids: dict[str, int] = {}
-    used: set[object] = set()
+    used: set[int] = set()
     for number, sample in enumerate(samples, start=1):
         _count_lost(sample, lost, "caption", "phrase_spans", "scores", "negatives")
         for name in (*(sample.categories or ()), *sample.names):
             ids.setdefault(name, len(ids) + 1)
-        own = sample.image_id if isinstance(sample.image_id, int) and sample.image_id not in used else number
-        if own in used:
-            raise DataError(f"{sample.where}: the id {own} is taken by an earlier picture")
+        own = sample.image_id if isinstance(sample.image_id, int) else number
+        while own in used:
+            own += 1
         used.add(own)
         height, width = sample.size
-        images.append({"id": own, "file_name": _place(sample, path), "width": width, "height": height})
+        images.append({"id": own, "file_name": place(sample), "width": width, "height": height})
         if own != sample.image_id:
             lost["image_id"] += 1
         for name, (x, y, w, h) in zip(sample.names, xyxy_to_xywh(sample.boxes.astype(float)).tolist(), strict=True):
@@ -55,10 +54,10 @@ def write_coco(samples: Iterable[Sample], path: StrPath) -> Losses:
 
 def write_odvg(samples: Iterable[Sample], path: StrPath) -> Losses:
     """ODVG lines, and a label map beside them where there are categories. Known absent names are lost."""
-    lost, labels = Losses(), dict[str, int]()
+    lost, labels, place = Losses(), dict[str, int](), _Places(path)
     with whole_file(path) as file:
         for sample in samples:
-            item = odvg_record(sample, _place(sample, path), labels, lost)
+            item = odvg_record(sample, place(sample), labels, lost)
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
     if labels:
         with whole_file(Path(path).with_name(f"{Path(path).stem}_label_map.json")) as file:
@@ -140,7 +139,7 @@ def write_webdataset(samples: Iterable[Sample], path: StrPath, *, per_shard: int
     root, lost, labels = Path(path), Losses(), dict[str, int]()
     shard: list[tuple[str, Sample]] = []
     count = 0
-    for item in _numbered(samples):
+    for item in _numbered(samples, keys=True):
         shard.append(item)
         if len(shard) == per_shard:
             _write_shard(shard, root / f"{count:06d}.tar", labels, lost)
@@ -155,7 +154,7 @@ def write_webdataset(samples: Iterable[Sample], path: StrPath, *, per_shard: int
 
 def write_label_studio(samples: Iterable[Sample], path: StrPath) -> Losses:
     """Label Studio tasks: annotations, or predictions where there are scores. Captions and absent names are lost."""
-    lost, tasks, used, known = Losses(), [], set[str](), set[str]()
+    lost, tasks, used, known, place = Losses(), [], set[str](), set[str](), _Places(path)
     for number, sample in enumerate(samples, start=1):
         _count_lost(sample, lost, "caption", "phrase_spans", "negatives")
         known.update(sample.categories or ())
@@ -163,7 +162,7 @@ def write_label_studio(samples: Iterable[Sample], path: StrPath) -> Losses:
         own = sample.image_id if isinstance(sample.image_id, int) else number
         results = list(_rectangles(sample))
         kind = "annotations" if sample.scores is None else "predictions"
-        tasks.append({"id": own, "data": {"image": _place(sample, path)}, kind: [{"result": results}]})
+        tasks.append({"id": own, "data": {"image": place(sample)}, kind: [{"result": results}]})
         if own != sample.image_id:
             lost["image_id"] += 1
     lost["categories"] = len(known - used)
@@ -196,15 +195,32 @@ def _score(score: float | None) -> dict[str, float]:
     return {} if score is None else {"score": score}
 
 
-def _place(sample: Sample, path: StrPath) -> str:
-    """The picture's place relative to the file that names it; copied to images/ beside it when it has none."""
-    folder = Path(path).parent
-    if isinstance(sample.image, str):
-        return Path(os.path.relpath(sample.image, folder)).as_posix()
-    target = folder / "images" / f"{Path(sample.file_name).stem}{_suffix(sample)}"
-    if not target.exists():
-        _copy(sample, target)
-    return target.relative_to(folder).as_posix()
+class _Places:
+    """Of a picture its place relative to the file that names it; copied to images/ beside it when it has none."""
+
+    def __init__(self, path: StrPath) -> None:
+        self.folder = Path(path).parent
+        self.last: Counter[str] = Counter()
+
+    def __call__(self, sample: Sample) -> str:
+        if isinstance(sample.image, str):
+            return Path(os.path.relpath(sample.image, self.folder)).as_posix()
+        content, name = image_content(sample.image), f"{Path(sample.file_name).stem}{_suffix(sample)}"
+        while True:  # several pictures may bear one name, and one picture may come back for its next caption
+            number = self.last[name]
+            target = self.folder / "images" / (_numbered_name(name, number) if number else name)
+            if not target.exists():
+                _copy(sample, target)
+                break
+            if target.read_bytes() == content:
+                break
+            self.last[name] += 1
+        return target.relative_to(self.folder).as_posix()
+
+
+def _numbered_name(name: str, number: int) -> str:
+    """ "a.jpg" with 1 is "a-2.jpg"."""
+    return f"{Path(name).stem}-{number + 1}{Path(name).suffix}"
 
 
 def _copy(sample: Sample, target: Path) -> None:
@@ -220,13 +236,17 @@ def _suffix(sample: Sample) -> str:
     return Path(sample.file_name).suffix.lower() or ".jpg"
 
 
-def _numbered(samples: Iterable[Sample]) -> Iterator[tuple[str, Sample]]:
-    """Samples with a file stem that no other has: their file's, else with a number."""
+def _numbered(samples: Iterable[Sample], *, keys: bool = False) -> Iterator[tuple[str, Sample]]:
+    """Samples with a file stem that no other has: their file's, else with a number. keys: without dots."""
     seen: Counter[str] = Counter()
+    used: set[str] = set()
     for sample in samples:
-        stem = Path(sample.file_name).stem
-        seen[stem] += 1
-        yield stem if seen[stem] == 1 else f"{stem}-{seen[stem]}", sample
+        own = stem = Path(sample.file_name).stem.replace(".", "_" if keys else ".")
+        while own in used:
+            seen[stem] += 1
+            own = f"{stem}-{seen[stem] + 1}"
+        used.add(own)
+        yield own, sample
 
 
 def _fields(parent: ElementTree.Element, **values: object) -> None:
@@ -236,8 +256,7 @@ def _fields(parent: ElementTree.Element, **values: object) -> None:
 
 def _write_shard(shard: list[tuple[str, Sample]], path: Path, labels: dict[str, int], lost: Losses) -> None:
     with whole_file(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-        for stem, sample in shard:
-            key = stem.replace(".", "_")
+        for key, sample in shard:
             name = f"{key}{_suffix(sample)}"
             text = json.dumps(odvg_record(sample, name, labels, lost), ensure_ascii=False)
             for member, content in ((name, image_content(sample.image)), (f"{key}.json", text.encode())):

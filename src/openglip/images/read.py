@@ -138,6 +138,11 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int | None) -> np.ndarr
         raise ImageError(f"{name}: can't be read, {type(error).__name__}: {error}") from error
 
 
+def lies_on_its_side(image: Image.Image) -> bool:
+    """Whether height and width change places when an opened image is turned upright."""
+    return _orientation(image, describe(image)) in (5, 6, 7, 8)
+
+
 def _orientation(image: Image.Image, name: str) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)

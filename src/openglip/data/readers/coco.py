@@ -94,7 +94,8 @@ def load_coco(path: StrPath, findings: Findings) -> CocoFile:
         elif item["id"] in images:
             findings.add("duplicate_id", path, item["id"], f"two images have the id {item['id']!r}")
         else:
-            images[item["id"]] = item
+            name = item.get("file_name", "/".join(str(item.get("coco_url")).split("/")[-2:]))
+            images[item["id"]] = {**item, "file_name": name}
     names: dict[Id, str] = {}
     for i, item in enumerate(listed(top.get("categories", []), path, "categories")):
         if not isinstance(item, dict) or not is_id(item.get("id")) or not is_id(item.get("name")):
@@ -127,7 +128,7 @@ def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findi
     for annotation in file.annotations.get(image["id"], []):
         own = annotation.get("id")
         bbox = numbers(annotation.get("bbox"), 4)
-        if annotation.get("iscrowd"):
+        if is_crowd(annotation):
             findings.add("crowd", file.path, own, "a crowd")
         elif bbox is None:
             findings.add("malformed", file.path, own, f"bbox is not four numbers: {annotation.get('bbox')!r:.60}")
@@ -141,6 +142,11 @@ def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findi
             rows.extend(box)
             ids.extend([annotation["category_id"]] * len(box))
     return rows, ids
+
+
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """Whether it is marked so: 1, true, or "1" as some tools write it."""
+    return annotation.get("iscrowd") not in (None, 0, "", "0", "false", "False")
 
 
 def image_files(file: CocoFile, images: StrPath | None) -> Files:

@@ -55,7 +55,11 @@ def read_flickr30k(
             report.add("missing_annotation", root, stem, f"there is no {stem}.xml for {stem}.txt")
             continue
         file = f"{root}/Annotations/{stem}.xml"
-        size, chains = parse_boxes(boxes_of[stem], file)
+        try:
+            size, chains = parse_boxes(boxes_of[stem], file)
+        except DataError as error:
+            report.add("unparsable", file, stem, str(error))
+            continue
         for number, line in enumerate(text.splitlines()):
             own = f"{stem}/{number}"
             if (stem, number) in unrelated:

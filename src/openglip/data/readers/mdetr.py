@@ -16,7 +16,7 @@ from typing import Any
 from openglip.data.files import Files, StrPath
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import numbers, usable_boxes, usable_spans
-from openglip.data.readers.coco import CocoFile, image_files, load_coco, stored_size
+from openglip.data.readers.coco import CocoFile, image_files, is_crowd, load_coco, stored_size
 from openglip.errors import DataError
 from openglip.structures.sample import Sample, Span
 
@@ -76,7 +76,7 @@ def _phrases(
     boxes, spans = [], []
     for annotation in file.annotations.get(image["id"], []):
         own, bbox = annotation.get("id"), numbers(annotation.get("bbox"), 4)
-        if annotation.get("iscrowd"):
+        if is_crowd(annotation):
             findings.add("crowd", file.path, own, "a crowd")
         elif bbox is None:
             findings.add("malformed", file.path, own, f"bbox is not four numbers: {annotation.get('bbox')!r:.60}")

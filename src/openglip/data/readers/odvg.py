@@ -13,7 +13,7 @@ Source: github.com/longzw1997/Open-GroundingDino, data_format.md; INTERFACE sect
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from openglip.data.files import Files, StrPath, decode, read_json
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import Span, is_id, listed, numbers, record, size_of, usable_boxes, usable_spans
 from openglip.errors import DataError, PromptError
-from openglip.prompts.text import locate_phrases
+from openglip.prompts.text import clean_name, locate_phrases
 from openglip.structures.sample import ImageReference, Sample
 
 
@@ -44,7 +44,7 @@ def read_odvg(
     report = findings if findings is not None else Findings(keep=False)
     path = Path(path)
     names_file = label_map or _beside(path)
-    names = read_label_map(names_file) if names_file else _names_of(path)
+    names = read_label_map(names_file) if names_file else names_in(line for _, line in _lines(path))
     files = Files(images or path.parent)
     for number, line in _lines(path):
         try:
@@ -108,6 +108,9 @@ def _instances(
             findings.add("malformed", path, own, f"no bbox of four numbers: {item!r:.60}")
         elif not is_id(item.get("label")) or item["label"] not in order:
             findings.add("unmapped_class", path, own, f"label {item.get('label')!r} is not in the label map")
+        elif not _same(item.get("category"), names[item["label"]]):
+            text = f"label {item['label']} is {names[item['label']]!r} in the label map, {item['category']!r} here"
+            findings.add("class_mismatch", path, own, text)
         else:
             corners.append(box)
             labels.append(order[item["label"]])
@@ -166,10 +169,10 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}: line {number} is not json: {error.msg}") from error
 
 
-def _names_of(path: Path) -> dict[int, str]:
-    """Label to name, from the instances of the file itself."""
+def names_in(records: Iterable[object]) -> dict[int, str]:
+    """Label to name, from the instances of the records themselves."""
     names: dict[int, str] = {}
-    for _, line in _lines(path):
+    for line in records:
         detection = line.get("detection") if isinstance(line, dict) else None
         instances = detection.get("instances") if isinstance(detection, dict) else None
         for item in instances if isinstance(instances, list) else ():
@@ -178,6 +181,22 @@ def _names_of(path: Path) -> dict[int, str]:
     return names
 
 
+def _same(category: object, name: str) -> bool:
+    """Whether a record's own category, if it has one, reads as the label map's name."""
+    return category is None or clean_name(str(category)).casefold() == clean_name(name).casefold()
+
+
 def _beside(path: Path) -> Path | None:
+    """The label map that bears the file's name, or the only one. Raises DataError when there are several others."""
     own = path.with_name(f"{path.stem}_label_map.json")
-    return own if own.is_file() else next(iter(sorted(path.parent.glob("*label_map*.json"))), None)
+    if own.is_file():
+        return own
+    found = sorted(path.parent.glob("*label_map*.json"))
+    named = [f for f in found if path.stem.startswith(f.stem.partition("label_map")[0].rstrip("_-.") or path.stem)]
+    if len(found) < 2:
+        return found[0] if found else None
+    if not named:
+        raise DataError(
+            f"{path}: which is its label map: {', '.join(f.name for f in found)}? Give label_map, or {own.name}"
+        )
+    return max(named, key=lambda f: len(f.stem.partition("label_map")[0]))

@@ -83,18 +83,24 @@ def read_openimages(
 
 
 def _names(path: Path) -> dict[str, str]:
-    rows = [row for row in csv.reader(io.StringIO(_text(path))) if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(_text(path))) if row]
+    except csv.Error as error:
+        raise DataError(f"{path}: not csv: {error}") from error
     if any(len(row) != 2 for row in rows):
         raise DataError(f"{path}: a line is not LabelName,DisplayName")
     return {label: name for label, name in rows if label != "LabelName"}
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(_text(path)))
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"{path}: has no column {', '.join(missing)}")
-    yield from reader
+    try:
+        reader = csv.DictReader(io.StringIO(_text(path)))
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise DataError(f"{path}: has no column {', '.join(missing)}")
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}: not csv: {error}") from error
 
 
 def _pixels(row: dict[str, str], size: tuple[int, int]) -> list[float]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from openglip.data.files import StrPath, image_size
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import size_of, usable_boxes, usable_spans
+from openglip.data.readers.annotations import numbers, size_of, usable_boxes, usable_spans
 from openglip.errors import DataError, MissingExtraError
 from openglip.structures.sample import ImageReference, Sample
 
@@ -29,7 +29,9 @@ def read_parquet(
 ) -> Iterator[Sample]:
     """Every row of a file, of a folder's *.parquet by their names, or of a list of files, in constant memory.
 
-    Pictures stored as bytes come along as bytes. Needs pyarrow (extra "train"). Raises DataError with file and row.
+    Pictures stored as bytes come along as bytes. Rows without an id get their number, in several files with the file's
+    name. Recorded: malformed (a row that can't be used). Needs pyarrow (extra "train"). Raises DataError when a file
+    can't be read.
     """
     try:
         import pyarrow
@@ -37,12 +39,18 @@ def read_parquet(
     except ImportError as error:
         raise MissingExtraError("pyarrow", "train", "reading parquet") from error
     report = findings if findings is not None else Findings(keep=False)
-    for file in _files(path):
+    files = _files(path)
+    for file in files:
         try:
             number = 0
             for batch in pq.ParquetFile(file).iter_batches(batch_size=batch_rows):
                 for row in batch.to_pylist():
-                    yield _sample(row, file, number, report)
+                    try:
+                        sample = _sample(row, file, number if len(files) == 1 else f"{file.stem}/{number}", report)
+                    except DataError as error:
+                        report.add("malformed", file, number, f"row {number}: {error}")
+                    else:
+                        yield sample
                     number += 1
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{file}: not readable as parquet: {error}") from error
@@ -50,9 +58,8 @@ def read_parquet(
         report.log(path)
 
 
-def _sample(row: dict[str, Any], file: Path, number: int, findings: Findings) -> Sample:
-    place = f"row {number}"
-    image = _image(_first(row, ("image", "jpg")), file, place)
+def _sample(row: dict[str, Any], file: Path, number: int | str, findings: Findings) -> Sample:
+    image = _image(_first(row, ("image", "jpg")), file)
     own = _first(row, ("image_id", "id", "key"))
     own = number if own is None else own
     if row.get("height") is None or row.get("width") is None:
@@ -60,26 +67,31 @@ def _sample(row: dict[str, Any], file: Path, number: int, findings: Findings) ->
     else:
         size = size_of(row["height"], row["width"])
     if size is None:
-        raise DataError(f"{file}: {place} has height and width {row['height']!r} and {row['width']!r}")
-    caption = str(_first(row, ("caption", "text")) or "")
-    boxes, kept = usable_boxes(row.get("boxes") or [], size, findings, file, own)
-    spans = row.get("tokens_positive") or []
-    if len(spans) != len(row.get("boxes") or []):
-        raise DataError(f"{file}: {place} has {len(row.get('boxes') or [])} boxes, but {len(spans)} tokens_positive")
+        raise DataError(f"height and width are {row['height']!r} and {row['width']!r}")
+    caption = _first(row, ("caption", "text"))
+    if caption is None:
+        raise DataError("no caption: columns caption or text")
+    caption, raw = str(caption), row.get("boxes") or []
+    corners = [numbers(box, 4) for box in raw]
+    spans, scores = row.get("tokens_positive") or [], row.get("scores") or None
+    if None in corners:
+        raise DataError(f"a box is not four numbers: {raw!r:.60}")
+    if len(spans) != len(raw) or (scores is not None and len(scores) != len(raw)):
+        raise DataError(f"{len(raw)} boxes, but {len(spans)} tokens_positive and {len(scores or raw)} scores")
+    boxes, kept = usable_boxes(corners, size, findings, file, own)  # type: ignore[arg-type]
     spans = tuple(tuple(usable_spans(spans[i], caption, findings, file, own)) for i in kept)
-    scores = row.get("scores")
     scores = [scores[i] for i in kept] if scores and len(boxes) else None
     return Sample(image, size, boxes, caption, spans, scores=scores, image_id=own, source=file.stem)  # type: ignore[arg-type]
 
 
-def _image(value: Any, file: Path, place: str) -> ImageReference:
+def _image(value: Any, file: Path) -> ImageReference:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
         return str(file.parent / value)
-    raise DataError(f"{file}: {place} has no image: columns image or jpg with bytes or a path")
+    raise DataError("no image: columns image or jpg with bytes or a path")
 
 
 def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:

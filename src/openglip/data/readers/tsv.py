@@ -104,6 +104,8 @@ class TsvSet:
         if "hw" not in self.files:
             return None
         file = TsvFile(self.files["hw"])
+        if len(file) != len(self.labels):
+            raise DataError(f"{file.path}: {len(file)} lines, but {self.labels.path.name} has {len(self.labels)}")
         return np.array([_size(file, i) for i in range(len(file))], np.int64).reshape(-1, 2)
 
     @cached_property

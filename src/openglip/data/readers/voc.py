@@ -45,10 +45,18 @@ def read_voc(
     categories = tuple(names) if names else tuple(sorted({n for _, t in trees for n in _names(t)}))
     index = {name: i for i, name in enumerate(categories)}
     by_stem = files.by_stem()
+    if split is None and images is None:
+        annotated = {file.stem for file, _ in trees} | {Path(tree.findtext("filename", "")).stem for _, tree in trees}
+        for stem in by_stem.keys() - annotated:
+            report.add("missing_annotation", str(by_stem[stem]), stem, "there is no xml for this picture")
     for file, tree in trees:
         image = files.find(tree.findtext("filename", "")) or by_stem.get(file.stem)
         image = image or str(files.path / tree.findtext("filename", f"{file.stem}.jpg"))
-        size = _size(tree) or image_size(image)
+        try:
+            size = _size(tree) or image_size(image)
+        except DataError as error:
+            report.add("missing_image", file, file.stem, f"no size, and {error}")
+            continue
         corners, labels = [], []
         for item in tree.findall("object"):
             name = item.findtext("name", "").strip()
@@ -79,7 +87,8 @@ def _trees(
         files = sorted(folder.glob("*.xml"))
     else:
         ids = read_lines(root / "ImageSets" / "Main" / f"{split}.txt")
-        files = [folder / f"{line.split()[0]}.xml" for line in ids]
+        # lists of a class have a number behind the id
+        files = [f if (f := folder / f"{line}.xml").is_file() else folder / f"{line.split()[0]}.xml" for line in ids]
     if not files:
         raise DataError(f"{folder}: no *.xml in it")
     for file in files:
@@ -95,11 +104,13 @@ def _images(root: Path, images: StrPath | None) -> Files:
     if images is not None:
         return Files(images)
     places = [base / name for base in (root, root.parent) for name in ("JPEGImages", "images")]
-    places += [root, root.parent.parent / root.name]
-    suffixes = IMAGE_SUFFIXES
-    return Files(
-        next((p for p in places if p.is_dir() and any(f.suffix.lower() in suffixes for f in p.iterdir())), root)
-    )
+    for place in places:
+        if place.is_dir() and any(f.suffix.lower() in IMAGE_SUFFIXES for f in place.rglob("*")):
+            return Files(place)
+    for place in (root, root.parent.parent / root.name):
+        if place.is_dir() and any(f.suffix.lower() in IMAGE_SUFFIXES for f in place.iterdir()):
+            return Files(place)
+    return Files(root)
 
 
 def _names(tree: ElementTree.Element) -> Iterator[str]:
@@ -109,7 +120,7 @@ def _names(tree: ElementTree.Element) -> Iterator[str]:
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     try:
         height, width = (int(float(tree.findtext(f"size/{side}", "0"))) for side in ("height", "width"))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return (height, width) if height > 0 and width > 0 else None
 

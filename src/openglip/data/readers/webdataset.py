@@ -2,10 +2,11 @@
 
     000123.jpg (or .jpeg, .png, .webp)
     000123.json   an ODVG record (`readers.odvg`), or {"caption" or "text", "width"?, "height"?}
-    000123.txt    a caption, where there is no json
+    000123.txt    a caption, where there is no json or none in it
 
-Label names of detection records stand in label_map.json beside the tars. Tars are uncompressed; pictures are not read:
-a sample points into its tar, so shuffling across shards is as cheap as reading in order.
+Label names of detection records stand in label_map.json beside the tars, or are taken from the instances. Tars are
+uncompressed; pictures are not read: a sample points into its tar, so shuffling across shards is as cheap as reading in
+order.
 Source: github.com/webdataset/webdataset.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 from openglip.data.files import IMAGE_SUFFIXES, StrPath, decode, image_size, tar_members
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import size_of
-from openglip.data.readers.odvg import read_label_map, sample_of
+from openglip.data.readers.odvg import names_in, read_label_map, sample_of
 from openglip.errors import DataError
 from openglip.structures.sample import FileSlice, Sample
 
@@ -39,9 +41,10 @@ def read_webdataset(
     DataError when a tar can't be read.
     """
     report = findings if findings is not None else Findings(keep=False)
+    own_names: dict[int, str] = {}
     for shard in shards(path):
         maps = shard.parent / "label_map.json"
-        names = read_label_map(maps) if maps.is_file() else {}
+        names = read_label_map(maps) if maps.is_file() else None
         for key, members in _groups(shard):
             image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
             texts = [suffix for suffix in (".json", ".txt") if suffix in members]
@@ -51,12 +54,18 @@ def read_webdataset(
                 continue
             try:
                 item = _record(members[texts[0]], texts[0])
+                if not {"detection", "grounding", "caption", "text"} & {key for key in item if item[key] is not None}:
+                    if ".txt" not in members:
+                        raise DataError(f"{members[texts[0]]}: neither caption nor boxes")
+                    item = {**item, **_record(members[".txt"], ".txt")}
+                if "detection" in item and names is None:
+                    names = own_names = own_names or names_in(_records(path))
                 if "height" not in item or "width" not in item:
                     item["height"], item["width"] = image_size(image)
                 if "detection" in item or "grounding" in item:
-                    sample = sample_of({"image_id": key, **item}, image, names, shard, key, exhaustive, report)
+                    sample = sample_of({"image_id": key, **item}, image, names or {}, shard, key, exhaustive, report)
                 else:
-                    caption = str(item.get("caption", item.get("text")) or "")
+                    caption = str(item.get("caption") or item.get("text") or "")
                     size = size_of(item["height"], item["width"]) or image_size(image)
                     sample = Sample(image, size, _NO_BOXES, caption, (), image_id=key)
             except DataError as error:
@@ -77,6 +86,15 @@ def shards(path: StrPath | Sequence[StrPath]) -> list[Path]:
     if not found:
         raise DataError(f"{place}: no *.tar in it")
     return found
+
+
+def _records(path: StrPath | Sequence[StrPath]) -> Iterator[dict[str, Any]]:
+    """Every json of the tars that can be read."""
+    for shard in shards(path):
+        for member in tar_members(shard):
+            if member.name.endswith(".json"):
+                with suppress(DataError):
+                    yield _record(member, ".json")
 
 
 def _groups(shard: Path) -> Iterator[tuple[str, dict[str, FileSlice]]]:

@@ -5,14 +5,18 @@
     images/train/a.jpg   labels/train/a.txt: "class x_centre y_centre width height" a line, shares of width and height,
                    or "class x1 y1 x2 y2 x3 y3 ..." (a polygon: its box is taken)
 
-The label file is found by putting "labels" for the last "images" of the path; without one the picture has no object.
+The label file is found by putting "labels" for the last "images" of the path, or lies beside the picture; without one
+the picture has no object.
 Sizes are read from the pictures' headers. All objects of all names are taken to be labelled.
 Source: docs.ultralytics.com/datasets/detect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import glob
+import math
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +39,19 @@ def read_yolo(path: StrPath, split: str = "train", *, findings: Findings | None 
     report = findings if findings is not None else Findings(keep=False)
     file = yolo_yaml(path)
     names = yolo_names(file)
-    for image in yolo_images(file, split):
+    images = yolo_images(file, split)
+    ids = _ids(images)
+    labelled = {image: _label_file(image) for image in images}
+    for stray in _without_picture(labelled):
+        report.add("annotation_without_image", stray, stray.stem, "there is no picture for it")
+    for image in images:
         try:
             size = image_size(str(image))
         except DataError as error:
             report.add("unreadable_image" if image.exists() else "missing_image", file, image.name, str(error))
             continue
-        corners, labels = _objects(_label_file(image), size, len(names), report)
-        boxes, kept = usable_boxes(corners, size, report, _label_file(image), image.stem)
+        corners, labels = _objects(labelled[image], size, len(names), report)
+        boxes, kept = usable_boxes(corners, size, report, labelled[image], image.stem)
         yield Sample(
             image=str(image),
             size=size,
@@ -50,7 +59,7 @@ def read_yolo(path: StrPath, split: str = "train", *, findings: Findings | None 
             categories=names,
             labels=[labels[i] for i in kept],  # type: ignore[arg-type]
             exhaustive=True,
-            image_id=image.stem,
+            image_id=ids[image],
             source=f"{file.parent.name}/{split}",
         )
     if findings is None:
@@ -102,12 +111,34 @@ def yolo_images(file: Path, split: str) -> list[Path]:
 
 
 def _label_file(image: Path) -> Path:
+    """Under "labels" for the last "images"; or beside the picture, where only that is there."""
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    usual, beside = Path(*parts).with_suffix(".txt"), image.with_suffix(".txt")
+    return beside if beside.is_file() and not usual.is_file() else usual
+
+
+def _ids(images: list[Path]) -> dict[Path, str]:
+    """Of each picture its path below the folder that holds them all, without the suffix."""
+    if not images:
+        return {}
+    root = Path(os.path.commonpath([image.parent for image in images]))
+    return {image: image.relative_to(root).with_suffix("").as_posix() for image in images}
+
+
+def _without_picture(labelled: Mapping[Path, Path]) -> list[Path]:
+    """Label files for which the pictures' folder has none, whatever the split."""
+    known = {*labelled.values()}
+    pictures = {file.parent: image.parent for image, file in labelled.items() if file.parent != image.parent}
+    return sorted(
+        file
+        for folder, beside in pictures.items()
+        for file in folder.glob("*.txt")
+        if file not in known and file.name != "classes.txt" and not any(beside.glob(f"{glob.escape(file.stem)}.*"))
+    )
 
 
 def _objects(
@@ -119,7 +150,7 @@ def _objects(
             label, *values = (float(v) for v in line.split())
         except ValueError:
             label, values = -1.0, []
-        if len(values) < 4 or len(values) % 2 or label != int(label):
+        if len(values) < 4 or len(values) % 2 or not math.isfinite(label) or label != int(label):
             findings.add("malformed", file, file.stem, f"line {number}: not a class and its place: {line!r:.60}")
         elif not 0 <= label < classes:
             findings.add("unmapped_class", file, file.stem, f"line {number}: there is no class {label:g}")
