@@ -81,6 +81,17 @@ def test_batches_hold_pictures_of_one_aspect():
         assert len({bool(m.sources[row.source].is_tall[row.sample]) for row in batch}) == 1
 
 
+def test_a_few_pictures_of_another_aspect_are_seen_too():
+    wide, tall = [record(i) for i in range(12)], [record(100 + i, size=(40, 30)) for i in range(3)]
+    seen = {
+        row.sample
+        for epoch in range(20)
+        for batch in Mixture([Source("a", wide + tall, prompt)]).epoch_batches(epoch, 4)
+        for row in batch
+    }
+    assert seen == set(range(15))
+
+
 def test_wrong_mixtures_are_refused():
     with pytest.raises(ConfigError, match="no samples"):
         Source("a", [], prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from openglip.data.batches import Batch
 from openglip.errors import ConfigError
+from openglip.model.glip import GLIP
 from openglip.train.loop import TrainingError, fit
 from openglip.train.losses import GroundingCriterion
 
@@ -192,3 +194,46 @@ def test_every_trainable_tensor_has_a_gradient() -> None:
     torch.stack(list(losses.values())).sum().backward()
     gradients: dict[str, Tensor | None] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
+
+
+def endless_gradients() -> GLIP:
+    """A model one of whose gradients is never finite."""
+    model = tiny_model(0.0)
+    model.rpn["head"].bias0.register_hook(lambda gradient: gradient * torch.nan)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradients_that_are_never_finite_stop_the_run(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(TrainingError, match="gradient is not finite"):
+        run(tmp_path, model=endless_gradients(), precision=precision, steps=30)
+    rows = lines(tmp_path)
+    assert {row["skipped"] for row in rows} == {"gradient"}
+    assert len(rows) < (10 if precision == "fp32" else 20)  # float16 first lowers its factor
+
+
+def test_nothing_is_saved_amid_bad_steps(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="the last checkpoint is from before"):
+        run(tmp_path, batches=spoiled(set(range(3, 20))), steps=20, checkpoint_every=1, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-3"]
+
+
+def test_rates_changed_in_the_recipe_count_after_a_resume(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=3, warmup=0)
+    run(tmp_path, warmup=0, lr=2e-3)
+    assert [row["lr"] for row in lines(tmp_path)[:4]] == [1e-3, 1e-3, 2e-3, 2e-3]
+
+
+def test_parameters_changed_in_the_recipe_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=3)
+    with pytest.raises(ConfigError, match="trains other parameters than its checkpoint"):
+        run(tmp_path, frozen=("backbone.",))
+
+
+def test_a_figure_that_is_not_finite_is_still_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = tiny_recipe(evaluate_every=6)
+    fit(tiny_model(), GroundingCriterion(), tiny_batches, recipe, tmp_path, evaluate=lambda _: {"score": math.nan})
+    assert lines(tmp_path, "evaluations.jsonl") == [{"step": 6, "score": None}]
+    assert "no best model can be told" in caplog.text

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from openglip.data.mixtures import Source
+from openglip.data.mixtures import Mixture, Source
 from openglip.data.prompts import detection_prompt_of_all
 from openglip.errors import ConfigError
 from openglip.structures.sample import Sample
+from openglip.train.plan import first_batch
 from openglip.train.recipe import to_json, with_settings
 from openglip.train.recipes import RECIPES
 from openglip.train.run import batches_of, find_recipe, resume, start
@@ -57,6 +60,14 @@ def test_settings_are_read_from_strings() -> None:
         ({"steps": "1.5"}, "steps is 1.5, it must be of type int"),
         ({"steps": "0"}, "steps is 0, it must be at least 1"),
         ({"workers": "-1"}, "workers is -1, it must not be negative"),
+        ({"clip": -1.0}, "clip is -1.0, it must not be negative"),
+        ({"text_lr": -1e-3}, "text_lr is -0.001, it must not be negative"),
+        ({"lr": "NaN"}, "lr is nan, it must be a finite number"),
+        ({"milestones": "-5"}, "milestones is"),
+        ({"seed": "-1"}, "seed is -1, it must lie within 0"),
+        ({"seed": str(10**20)}, "it must lie within 0"),
+        ({"batch_size": 16, "accumulate": 3}, "16 can't be parted into 3 small batches"),
+        ({"schedule": "plateau", "evaluate_every": 0}, "follows evaluations: set evaluate_every"),
         ({"precision": "fp8"}, "precision is 'fp8', it must be one of fp32, bf16, fp16, auto"),
         ({"lr_of": "3"}, "lr_of is 3, it must be a JSON object"),
         ({"average": 1.0}, "average is 1.0, it must be below 1"),
@@ -75,7 +86,7 @@ def test_run_folder_remembers_its_recipe(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["steps"] == 9
     assert resume(tmp_path / "run") == begun
     assert start("debug", tmp_path / "run", {"steps": 8}).steps == 8  # no step was made: a wrong path may be corrected
-    (tmp_path / "run" / "log.jsonl").touch()
+    (tmp_path / "run" / "log.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="holds a run already: continue it with --resume"):
         start("debug", tmp_path / "run")
 
@@ -125,3 +136,47 @@ def test_settings_do_not_touch_the_original() -> None:
     recipe = RECIPES["debug"]()
     assert with_settings(recipe, {"steps": 1}).steps == 1
     assert recipe.steps != 1
+
+
+def test_a_folder_with_a_run_is_not_started_anew(tmp_path: Path) -> None:
+    start("debug", tmp_path / "no step yet")
+    (tmp_path / "no step yet" / "log.jsonl").touch()
+    start("debug", tmp_path / "no step yet")  # its data were wrong, say: the corrected command works
+    for name, file in (("log", "log.jsonl"), ("checkpoint", "checkpoints/step-2/state.pt")):
+        (place := tmp_path / name / file).parent.mkdir(parents=True)
+        place.write_text("x")
+        with pytest.raises(ConfigError, match="holds a run already"):
+            start("debug", tmp_path / name)
+
+
+def test_places_that_can_hold_no_run_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="can't be made"):
+            start("debug", place)
+    (tmp_path / "recipe.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not a recipe that this program wrote"):
+        resume(tmp_path)
+
+
+def test_a_plan_fails_where_the_run_would(tmp_path: Path) -> None:
+    samples = [Sample(f"{i}.jpg", (80, 100), [[0, 0, 9, 9]], categories=("a",), labels=[0]) for i in range(15)]
+    mixture = Mixture([Source("mine", samples, detection_prompt_of_all)])
+    with pytest.raises(ConfigError, match="15 samples fills no batch of 16"):
+        first_batch(find_recipe("debug", {"batch_size": 16}), mixture, tmp_path)
+
+
+def test_fine_tuning_asks_all_names_in_their_order(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 100, "height": 80}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(("cat", "dog", "bus"), start=1)],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],
+    }
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    (tmp_path / "coco" / "train2017").mkdir()
+    (tmp_path / "coco" / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    recipe = find_recipe("coco-finetune-t", {"data": str(tmp_path)})
+    (source,) = recipe.sources(recipe)
+    for seed in range(4):
+        prompt = source.prompt(source.samples[0], random.Random(seed), np.random.RandomState(seed))
+        assert prompt.caption.startswith("cat. dog. bus")

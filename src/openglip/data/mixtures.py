@@ -64,7 +64,8 @@ class Row:
 class Mixture:
     """Sources seen together. Batches cross sources; `share` says how much of an epoch each takes.
 
-    by_aspect: batches hold only tall or only wide pictures (less padding).
+    by_aspect: batches hold only tall or only wide pictures (less padding), unless there are too few of one kind to fill
+    a batch: incomplete batches are left out, and these would never be seen.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int = 0, *, by_aspect: bool = True) -> None:
@@ -101,6 +102,8 @@ class Mixture:
             for number, source in enumerate(self.sources):
                 own = rows[:, 0] == number
                 groups[own] = source.is_tall[rows[own, 1]]
+            if np.bincount(groups, minlength=2).min() < 2 * batch_size * ranks:
+                groups[:] = 0
         batches = grouped_batches(order, groups.tolist(), batch_size)
         return [[Row(*rows[i].tolist(), seed=(self.seed, epoch, i)) for i in batch] for batch in batches]
 

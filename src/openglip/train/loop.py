@@ -114,9 +114,12 @@ def fit(
             if math.isfinite(norm) or scaler.is_enabled():  # the scaler skips by itself, and lowers its factor
                 scaler.step(optimizer)
                 scaler.update()
-            else:
+            if not math.isfinite(norm):
                 bad = "gradient"
-        _count_skips(progress, bad, small)
+        # gradients of float16 overflow at first, until the factor has fallen
+        _count_skips(
+            progress, bad, small, stop=not (bad == "gradient" and scaler.is_enabled() and scaler.get_scale() >= 1)
+        )
         optimizer.zero_grad(set_to_none=True)
         if average is not None and bad is None:
             average.update(model, progress.step)
@@ -130,7 +133,8 @@ def fit(
         last = progress.step == recipe.steps
         if evaluate and recipe.evaluate_every and (progress.step % recipe.evaluate_every == 0 or last):
             _evaluate(model, evaluate, average, schedule, progress, recipe, folder, logs, report)
-        if logs is not None and (progress.step % recipe.checkpoint_every == 0 or last):
+        # not amid skipped steps: what follows them may stop the run, and older checkpoints are thrown away
+        if logs is not None and ((progress.step % recipe.checkpoint_every == 0 and not progress.in_a_row) or last):
             logs.to_disk()
             state = _state(model, optimizer, schedule, average, scaler, progress)
             checkpoint.save(folder / "checkpoints", progress.step, state, recipe.keep)
@@ -226,7 +230,7 @@ def _seed_draws(seed: int, step: int) -> None:
     torch.manual_seed(int(state) >> 1)
 
 
-def _count_skips(progress: Progress, bad: str | None, small: Sequence[Batch]) -> None:
+def _count_skips(progress: Progress, bad: str | None, small: Sequence[Batch], *, stop: bool) -> None:
     if bad is None:
         progress.in_a_row = 0
         return
@@ -236,7 +240,7 @@ def _count_skips(progress: Progress, bad: str | None, small: Sequence[Batch]) ->
         f"{source}:{image}" for batch in small for source, image in zip(batch.sources, batch.image_ids, strict=True)
     ]
     logger.warning("step %d skipped: %s is not finite; images: %s", progress.step + 1, bad, ", ".join(images))
-    if progress.in_a_row >= MAX_BAD_STEPS:
+    if progress.in_a_row >= MAX_BAD_STEPS and stop:
         raise TrainingError(
             f"{bad} is not finite for {MAX_BAD_STEPS} steps in a row, the last is step {progress.step + 1} with the "
             f"images {', '.join(images)}: lower lr, or lengthen warmup; the last checkpoint is from before these steps"
@@ -303,8 +307,11 @@ def _evaluate(
     figures = from_first_rank(figures, next(model.parameters()).device)  # type: ignore[assignment]
     if recipe.best not in figures:
         raise ConfigError(
-            f"the evaluation gives no figure {recipe.best!r}, but {', '.join(figures)}: set best to one of them"
+            f"the evaluation gives no figure {recipe.best!r}, but {', '.join(figures)}: set best to one of them (to go "
+            f"on with this run, in {folder}/recipe.json)"
         )
+    if not math.isfinite(figures[recipe.best]):
+        logger.warning("step %d: %s is %s: no best model can be told", progress.step, recipe.best, figures[recipe.best])
     if isinstance(schedule, Plateau):
         schedule.observe(figures[recipe.best], progress.step)
     better = figures[recipe.best] > progress.best
@@ -313,7 +320,8 @@ def _evaluate(
     if logs is not None:
         if better:
             _export(folder / "best.safetensors", model, average, recipe, progress)
-        line = {"step": progress.step, **figures, "seconds": time.perf_counter() - began}
+        line = {"step": progress.step, **{name: _finite(value) for name, value in figures.items()}}
+        line["seconds"] = time.perf_counter() - began
         logs.evaluation(line)
         if report:
             report("evaluation", line)
@@ -353,7 +361,17 @@ def _restore(
         return Progress()
     state: dict[str, Any] = found[1]
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    rates = [{key: group[key] for key in ("base_lr", "base_decay")} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except ValueError as error:
+        raise ConfigError(
+            f"{folder}/recipe.json trains other parameters than its checkpoint (frozen, lr_of, text_lr): {error}"
+        ) from error
+    for group, own in zip(optimizer.param_groups, rates, strict=True):
+        group.update(own)  # the recipe's, should it have been changed
+    if average and state["average"].keys() != average.state.keys():
+        raise ConfigError(f"{folder}/recipe.json asks for an average, its checkpoint holds none")
     scaler.load_state_dict(state["scaler"])
     for key, value in state["schedule"].items():
         setattr(schedule, key, value)

@@ -81,7 +81,7 @@ class Steps:
         return base * _warm(step, self.warmup, self.warmup_factor) * self.gamma**passed
 
     def milestone_steps(self) -> list[int]:
-        return [round(m * self.total) if m < 1 else int(m) for m in self.milestones]
+        return [round(m * self.total) if m <= 1 else int(m) for m in self.milestones]
 
 
 @dataclass(frozen=True)

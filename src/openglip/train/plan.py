@@ -48,7 +48,14 @@ def plan(recipe: Recipe, model: Any, device: torch.device, pictures: Path | None
         "hours_estimate": round(recipe.steps * recipe.batch_size * STEP_OVER_PASS * flops / rate / 3600, 2),
         "estimated_for": f"one {device.type} at {rate / 1e9:.0f} GFLOP/s, all {recipe.batch_size} pictures on it",
         **data,
+        **({"files_missing": missing} if (missing := _missing(recipe)) else {}),
     }
+
+
+def _missing(recipe: Recipe) -> list[str]:
+    """Checkpoints that the run would start from and that are not there."""
+    files = [Path(recipe.data) / name for name in recipe.start.values()] if not recipe.weights else []
+    return [str(file) for file in (*files, *([Path(recipe.weights)] if recipe.weights else ())) if not file.exists()]
 
 
 def parameters(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -157,7 +164,8 @@ def first_batch(recipe: Recipe, mixture: Mixture, folder: Path, number: int = 8)
     folder.mkdir(parents=True, exist_ok=True)
     views = Views(mixture, recipe.transforms)
     files = []
-    for place, row in enumerate(next(iter(mixture.batches(min(number, recipe.batch_size))))):
+    batch = next(iter(mixture.batches(recipe.batch_size // recipe.accumulate)))
+    for place, row in enumerate(batch[:number]):
         example = views[row]
         path = folder / f"first-batch-{place}.jpg"
         render_view(example.view).convert("RGB").save(path, quality=90)
@@ -180,6 +188,7 @@ def plan_text(described: dict[str, Any]) -> str:
         f"memory       about {described['memory_gb_estimate']} GB (estimate, float32)",
         f"time         about {described['hours_estimate']:,} hours on {described['estimated_for']} (estimate)",
     ]
+    lines += [f"weights      missing: {file}" for file in described.get("files_missing", ())]
     if "data_missing" in described:
         lines.append(f"data         missing: {described['data_missing']}")
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,17 +82,22 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, it must be at least 1")
         for name in (
-            "workers",
-            "evaluate_every",
-            "warmup",
-            "lr",
-            "weight_decay",
-            "average",
-            "average_warmup",
-            "contrast",
+            *("workers", "evaluate_every", "warmup", "lr", "text_lr", "weight_decay", "average", "average_warmup"),
+            *("contrast", "bias_factor", "gamma", "patience", "clip", "warmup_factor"),
         ):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must not be negative")
+            value = 0 if getattr(self, name) is None else getattr(self, name)
+            if not 0 <= value < math.inf:
+                limit = "must not be negative" if value < 0 else "must be a finite number"
+                raise ConfigError(f"{name} is {value}, it {limit}")
+        for name, values in (("lr_of", self.lr_of.values()), ("milestones", self.milestones)):
+            if not all(0 <= value < math.inf for value in values):
+                raise ConfigError(f"{name} is {getattr(self, name)}: its numbers must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed is {self.seed}, it must lie within 0 and 2**63 - 1")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"batch_size {self.batch_size} can't be parted into {self.accumulate} small batches")
+        if self.schedule == "plateau" and not self.evaluate_every:
+            raise ConfigError('schedule="plateau" follows evaluations: set evaluate_every to a number of steps too')
         if self.val is not None and not self.evaluate_every:
             raise ConfigError("val says what to judge the model by: set evaluate_every to a number of steps too")
         if self.average >= 1:

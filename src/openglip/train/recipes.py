@@ -135,7 +135,7 @@ def _finetune(name: str, model: str) -> Recipe:
         _tiny(name, 88_000, public.coco),
         model=model,
         start={},
-        weights=f"data/weights/{model.replace('-', '_')}_model.pth",
+        weights={"glip-t": "glip_tiny_model_o365_goldg_cc_sbu.pth", "glip-l": "glip_large_model.pth"}[model],
         batch_size=32,
         lr=1e-5,
         text_lr=1e-5,

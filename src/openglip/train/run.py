@@ -63,9 +63,13 @@ def start(name: str, output: str | os.PathLike[str], settings: Mapping[str, obje
     recipe, folder = find_recipe(name, settings), Path(output)
     if os.environ.get("RANK", "0") != "0":
         return recipe
-    if (folder / RECIPE_FILE).exists() and (folder / STEPS).exists():
+    log = folder / STEPS
+    if any((folder / "checkpoints").glob("step-*")) or (log.is_file() and log.stat().st_size):
         raise ConfigError(f"{folder} holds a run already: continue it with --resume {folder}, or give another --output")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be made: {error.strerror or error}") from error
     where = str(Path(name).resolve()) if name.endswith(".py") else name
     part = folder / f".{RECIPE_FILE}"
     part.write_text(json.dumps({"recipe": where, **to_json(recipe)}, indent=1) + "\n", encoding="utf-8")
@@ -81,7 +85,7 @@ def resume(folder: str | os.PathLike[str]) -> Recipe:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return find_recipe(fields.pop("recipe"), fields)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not a recipe that this program wrote: {error}") from error
 
 
@@ -94,8 +98,12 @@ def train(
     report: Report | None = None,
 ) -> Progress:
     """Train a recipe in a folder, from its newest checkpoint if it has one; under `torchrun` on all its processes."""
+    if evaluate is None and recipe.schedule == "plateau":
+        raise ConfigError('schedule="plateau" follows evaluations: set val, or hand in evaluate')
     if recipe.evaluate_every and evaluate is None:
         logger.warning("evaluate_every is %d, but nothing to evaluate with is handed in", recipe.evaluate_every)
+    if evaluate is not None and not recipe.evaluate_every:
+        logger.warning("evaluate is handed in, but evaluate_every is 0: it is never called")
     with process_group(pick_device(device)) as own_device:
         model = new_model(recipe).to(own_device)
         batches = batches_of(recipe, model, own_device, Path(output))
