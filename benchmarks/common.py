@@ -26,6 +26,7 @@ def machine() -> dict[str, Any]:
 
     return {
         "processor": model,
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,16 +1,17 @@
 """How the time of a call grows: tokens, categories, image size, batch; and GLIP-T (A) with a cached vocabulary.
 
-python benchmarks/scaling.py
+python benchmarks/scaling.py [SECTION ...]       # sections of earlier calls on the same machine stay in the file
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 import numpy as np
 import torch
-from common import machine, photo, timed, write
+from common import RESULTS, machine, photo, timed, write
 
 from openglip.predict.detector import Detector
 from openglip.prompts.tables import read_table
@@ -90,7 +91,9 @@ def main() -> None:
     for name, row in result.items():
         print(name, {k: round(v["seconds_median"], 2) if isinstance(v, dict) else round(v, 2) for k, v in row.items()})
     print(machine())
-    write("scaling", result)
+    path = RESULTS / "scaling.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    write("scaling", (earlier if earlier.get("machine") == machine() else {}) | result)
 
 
 if __name__ == "__main__":
