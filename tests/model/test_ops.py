@@ -21,7 +21,7 @@ from openglip.model.deform import (
 from openglip.model.dyhead import DyConv, DynamicReLU, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import Fusion
-from openglip.model.postprocess import VOTER_SCORE, Found, suppress, vote
+from openglip.model.postprocess import Found, suppress
 from openglip.model.swin import Swin, SwinStage, shift_mask
 
 TOLERANCE = 1e-5  # goldens' README, values of order 1
@@ -224,32 +224,3 @@ def test_suppression(case: str, iou: float, plus_one: bool, expected: str):
     rows = np.lexsort((keep.numpy(), -z["scores"][keep].numpy()))
     assert difference(kept.boxes, z["boxes"][keep][rows]) == 0
     assert torch.equal(kept.labels, z["labels"][keep][rows])
-
-
-def test_a_box_moves_to_the_mean_of_those_of_its_class_that_nearly_coincide_with_it():
-    boxes = torch.tensor(
-        [
-            [0.0, 0, 99, 99],  # kept
-            [4.0, 0, 99, 99],  # overlaps by 0.96, scores as high
-            [0.0, 8, 99, 99],  # overlaps by 0.92, at 0.75 of the score
-            [0.0, 0, 99, 95],  # too low a score
-            [40.0, 0, 99, 99],  # too little overlap
-            [2.0, 2, 97, 97],  # another class
-            [7.0, 7, 7, 7],  # another class, a box without a side
-        ]
-    )
-    scores = torch.tensor([0.8, 0.8, 0.6, 0.55, 0.8, 0.8, 0.1])
-    labels = torch.tensor([0, 0, 0, 0, 0, 1, 2])
-    candidates = Found(boxes, scores, labels)
-    kept = Found(*(column[[0, 5, 6]] for column in candidates))
-    moved = vote(kept, candidates)
-    weights = torch.tensor([1.0, 1.0, 0.75**2])
-    assert difference(moved.boxes[0], weights @ boxes[:3] / weights.sum()) < 1e-4
-    assert torch.equal(moved.boxes[1:], boxes[5:])
-    assert torch.equal(moved.scores, kept.scores)
-    assert torch.equal(moved.labels, kept.labels)
-    # what lies too far below to vote may be left out, as the detector does
-    enough = scores >= VOTER_SCORE * 0.8
-    first = Found(*(column[:1] for column in kept))
-    assert torch.equal(vote(first, Found(*(column[enough] for column in candidates))).boxes, moved.boxes[:1])
-    assert len(vote(Found(*(c[:0] for c in candidates)), candidates).boxes) == 0

@@ -104,7 +104,6 @@ class Nano(nn.Module):
     aggregation = "mean"
     max_tokens = 256
     words_alone = True  # no token has a say in another's score: those of no name are not compared
-    votes = True  # boxes are moved to the mean of those near them: a third of a point of recall on held-out photos
     phrases_alone = True  # ground asks for each phrase by itself: better than whole captions here
     names: Tensor
     others: Tensor

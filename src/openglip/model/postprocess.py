@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from openglip.model.anchors import BoxCoder
-from openglip.structures.boxes import iou
 
 Aggregation = Literal["mean", "max", "power"]
-VOTER_SCORE = 0.7  # of the score of the box that is voted on
-VOTER_IOU = 0.8
 
 
 class Found(NamedTuple):
@@ -105,27 +101,6 @@ def suppress(found: Found, iou: float = 0.6, *, class_agnostic: bool = False, pl
         boxes += (found.labels.cpu() * (boxes.max() + 2))[:, None]
     keep = nms(boxes, found.scores.cpu().double(), iou)
     return Found(*(x.cpu()[keep] for x in found))
-
-
-def vote(kept: Found, candidates: Found) -> Found:
-    """Move each kept box to the mean of its class's candidates that nearly coincide with it and score nearly as high.
-
-    Weights are squared scores. Source: box voting (Gidaris and Komodakis, 2015, section 3.2). No candidate below
-    VOTER_SCORE times a kept box's score has a say in it.
-    """
-    boxes, scores, labels = (x.cpu().numpy() for x in kept)
-    all_boxes, all_scores, all_labels = (x.cpu().numpy() for x in candidates)
-    moved = boxes.copy()
-    order = all_labels.argsort(kind="stable")
-    wanted = np.unique(labels)
-    starts, ends = (np.searchsorted(all_labels[order], wanted, side) for side in ("left", "right"))
-    for label, start, end in zip(wanted, starts, ends, strict=True):
-        mine, own = labels == label, order[start:end]
-        share = all_scores[own] / scores[mine, None].clip(1e-12)
-        voters = (iou(boxes[mine], all_boxes[own], plus_one=True) >= VOTER_IOU) & (share >= VOTER_SCORE)
-        share = voters * share.clip(1e-6) ** 2
-        moved[mine] = share @ all_boxes[own] / share.sum(1, keepdims=True)
-    return kept._replace(boxes=torch.from_numpy(moved))
 
 
 def best_with_ties(found: Found, count: int) -> Found:

@@ -19,15 +19,7 @@ from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
 from openglip.images.read import ImageSource, describe, read_image
 from openglip.model.head import HeadOutputs
-from openglip.model.postprocess import (
-    VOTER_SCORE,
-    Found,
-    best_candidates,
-    best_with_ties,
-    class_scores,
-    suppress,
-    vote,
-)
+from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
 from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
 from openglip.predict.text import EncodedText, TextEncoder, stack
 from openglip.prompts.text import part_names
@@ -380,7 +372,6 @@ class Detector:
             encoded = cast("list[EncodedImage]", list(opened))
         found: list[list[Found]] = [[] for _ in encoded]
         thresholds = [self._thresholds(settings.threshold, w.vocabulary) for w in words]
-        votes = getattr(self.model, "votes", False)
         for p in range(max(len(w.prompts) for w in words)):
             members = [i for i, w in enumerate(words) if p < len(w.prompts)]
             prompts = [words[i].prompts[p] for i in members]
@@ -390,8 +381,7 @@ class Detector:
                 anchors = self.model.anchors(outputs.sizes, device=self.device)
                 for row, (i, prompt) in enumerate(zip(members, prompts, strict=True)):
                     scores = class_scores(outputs.logits[row], prompt.token_map, self.model.aggregation)
-                    least = float(min(thresholds[i], default=0))
-                    candidates = best_candidates(
+                    best = best_candidates(
                         scores,
                         outputs.box_regression[row],
                         outputs.centerness[row],
@@ -400,11 +390,9 @@ class Detector:
                         encoded[i].network_size,
                         score_cut=self.model.score_cut,
                         coder=getattr(self.model, "coder", None),
-                        least=least * VOTER_SCORE if votes else least,
+                        least=float(min(thresholds[i], default=0)),
                     )
-                    best = suppress(candidates, settings.nms_iou)
-                    if votes:
-                        best = vote(best, candidates)
+                    best = suppress(best, settings.nms_iou)
                     found[i].append(best._replace(labels=prompt.labels[best.labels]))
         return [self._finish(parts, encoded[i], words[i], thresholds[i], settings) for i, parts in enumerate(found)]
 
