@@ -61,11 +61,10 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def normalise(image: np.ndarray, preparation: Preparation) -> Tensor:
     """H x W x 3 uint8 RGB to 3 x H x W float32, (value - mean) / std in the model's channel order."""
     values = np.empty((3, *image.shape[:2]), np.float32)
-    order = (2, 1, 0) if preparation.bgr else (0, 1, 2)
-    for plane, channel, mean, std in zip(values, order, preparation.mean, preparation.std, strict=True):
-        plane[:] = image[:, :, channel]
-        plane -= mean
-        plane /= std
+    for plane, channel in enumerate((2, 1, 0) if preparation.bgr else (0, 1, 2)):
+        values[plane] = image[:, :, channel]
+    values -= np.array(preparation.mean, np.float32)[:, None, None]
+    values /= np.array(preparation.std, np.float32)[:, None, None]
     return torch.from_numpy(values)
 
 
