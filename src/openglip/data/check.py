@@ -121,7 +121,7 @@ def _check_split(split: Split, findings: Findings, counts: dict[str, int], threa
 def _check_pictures(samples: Mapping[str, Sample], seen: _Seen, format: str, findings: Findings, threads: int) -> None:
     """Open the picture of each and compare it with its annotation."""
     with ThreadPoolExecutor(threads) as pool:
-        for file, found in zip(samples, pool.map(_opened, samples.values()), strict=True):
+        for file, found in zip(samples, pool.map(_opened, samples, samples.values()), strict=True):
             sample = samples[file]
             if isinstance(found, Finding):
                 findings.add(found.kind, found.file, found.id, found.message)
@@ -151,8 +151,7 @@ def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
         findings.add("unparsable", split.path, None, str(error))
 
 
-def _opened(sample: Sample) -> tuple[tuple[int, int], Fingerprint] | Finding:
-    file = f"bytes of {sample.image_id!r}" if isinstance(sample.image, bytes) else str(sample.image)
+def _opened(file: str, sample: Sample) -> tuple[tuple[int, int], Fingerprint] | Finding:
     try:
         image = read_image(sample.image.read() if isinstance(sample.image, FileSlice) else sample.image)
     except (FileNotFoundError, ImageError, DataError, OSError) as error:

@@ -185,6 +185,6 @@ def _splits(name: str, path: Path, images: StrPath | None) -> dict[str, Callable
 def _image_labels(path: Path) -> Path | None:
     """The csv of verified labels of the same split; one that names no split, if there is none of it."""
     files = sorted(path.parent.glob("*imagelabels*.csv"))
-    own = next((split for split in ("train", "val", "test") if split in path.name), None)
+    own = next((split for split in SPLITS if split in path.name), None)
     same = [f for f in files if own is not None and own in f.name]
     return next(iter(same or [f for f in files if not any(s in f.name for s in SPLITS)]), None)

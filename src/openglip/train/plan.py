@@ -54,8 +54,10 @@ def plan(recipe: Recipe, model: Any, device: torch.device, pictures: Path | None
 
 def _missing(recipe: Recipe) -> list[str]:
     """Checkpoints that the run would start from and that are not there."""
-    files = [Path(recipe.data) / name for name in recipe.start.values()] if not recipe.weights else []
-    return [str(file) for file in (*files, *([Path(recipe.weights)] if recipe.weights else ())) if not file.exists()]
+    files = [Path(recipe.weights)] if recipe.weights else []
+    if not (files and isinstance(recipe, nano.NanoRecipe)):  # which takes its weights in place of `start`
+        files += [Path(recipe.data) / name for name in recipe.start.values()]
+    return [str(file) for file in files if not file.exists()]
 
 
 def parameters(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -94,8 +94,7 @@ def load_coco(path: StrPath, findings: Findings) -> CocoFile:
         elif item["id"] in images:
             findings.add("duplicate_id", path, item["id"], f"two images have the id {item['id']!r}")
         else:
-            name = item.get("file_name", "/".join(str(item.get("coco_url")).split("/")[-2:]))
-            images[item["id"]] = {**item, "file_name": name}
+            images[item["id"]] = item if "file_name" in item else {**item, "file_name": name_of(item["coco_url"])}
     names: dict[Id, str] = {}
     for i, item in enumerate(listed(top.get("categories", []), path, "categories")):
         if not isinstance(item, dict) or not is_id(item.get("id")) or not is_id(item.get("name")):
@@ -142,6 +141,11 @@ def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findi
             rows.extend(box)
             ids.extend([annotation["category_id"]] * len(box))
     return rows, ids
+
+
+def name_of(address: object) -> str:
+    """The file that a coco_url speaks of: "train2017/000000391895.jpg"."""
+    return "/".join(str(address).split("/")[-2:])
 
 
 def is_crowd(annotation: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from openglip.data.files import StrPath
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import is_id, listed
-from openglip.data.readers.coco import boxes_of, image_files, load_coco, stored_size
+from openglip.data.readers.coco import boxes_of, image_files, load_coco, name_of, stored_size
 from openglip.structures.sample import Sample
 
 
@@ -26,7 +26,7 @@ def read_lvis(path: StrPath, images: StrPath | None = None, *, findings: Finding
     file = load_coco(path, report)
     for image in file.images:
         if "coco_url" in image:
-            image["file_name"] = "/".join(str(image["coco_url"]).split("/")[-2:])
+            image["file_name"] = name_of(image["coco_url"])
     files = image_files(file, images)
     categories = tuple(file.names.values())
     index = {category: n for n, category in enumerate(file.names)}

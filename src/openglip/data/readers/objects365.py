@@ -49,7 +49,7 @@ class DetectionTsv(Sequence[Sample]):
         self.findings = findings if findings is not None else Findings(keep=False)
         self.names = files.names
         self._index = {name: i for i, name in enumerate(self.names)}
-        rows = files.rows
+        rows = files.rows  # first: a linelist that does not fit is named before the rows are compared
         if len(files.images) != len(files.labels):
             raise DataError(f"{files.path}: {len(files.images)} image rows, but {len(files.labels)} label rows")
         self.sizes = None if files.sizes is None else files.sizes[rows]

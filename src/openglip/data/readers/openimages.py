@@ -15,6 +15,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from openglip.data.files import Files, StrPath, decode, image_size
@@ -83,22 +84,26 @@ def read_openimages(
 
 
 def _names(path: Path) -> dict[str, str]:
-    try:
+    with _csv_of(path):
         rows = [row for row in csv.reader(io.StringIO(_text(path))) if row]
-    except csv.Error as error:
-        raise DataError(f"{path}: not csv: {error}") from error
     if any(len(row) != 2 for row in rows):
         raise DataError(f"{path}: a line is not LabelName,DisplayName")
     return {label: name for label, name in rows if label != "LabelName"}
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    try:
+    with _csv_of(path):
         reader = csv.DictReader(io.StringIO(_text(path)))
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
             raise DataError(f"{path}: has no column {', '.join(missing)}")
         yield from reader
+
+
+@contextmanager
+def _csv_of(path: Path) -> Iterator[None]:
+    try:
+        yield
     except csv.Error as error:
         raise DataError(f"{path}: not csv: {error}") from error
 
