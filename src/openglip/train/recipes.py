@@ -204,17 +204,18 @@ def nano() -> NanoRecipe:
 def debug() -> Recipe:
     """Coloured shapes in two minutes, to see that training works.
 
-    Data: generated, no download; four colour-shape pairs never occur in training. Score: AP50 of at least 0.5 on those
-    four. Hardware: two CPU cores. Hours: two minutes. Command: `openglip train debug`.
+    Data: generated, no download; four colour-shape pairs never occur in training. Each name is read by itself, which
+    is learned faster. Score: AP50 of at least 0.5 on those four. Hardware: two CPU cores. Hours: two minutes. Command: `openglip train debug`.
     """
     return Recipe(
         name="debug",
         model="debug",
         data="generated",
         sources=_shapes,
-        steps=540,
+        steps=400,
         batch_size=16,
-        lr=1e-3,
+        lr=1.5e-3,
+        sub_sentences=True,
         bias_factor=1.0,
         weight_decay=1e-2,
         schedule="cosine",
@@ -222,15 +223,15 @@ def debug() -> Recipe:
         average=0.98,
         use_average=True,
         checkpoint_every=100,
-        evaluate_every=180,
+        evaluate_every=200,
         workers=0,
     )
 
 
 def _shapes(recipe: Recipe) -> Sequence[Source]:
-    """Names drawn at any number, so that short prompts occur too."""
-    prompt = partial(detection_prompt_with_negatives, max_negatives=19, control=(0.0, 0.0, 0.0, 0.0))
-    return [Source("shapes", Shapes(20_000, seed=recipe.seed), prompt)]
+    """Names drawn at any number, so that short prompts occur too; some are halves, which keeps colour and shape apart."""
+    prompt = partial(detection_prompt_with_negatives, max_negatives=9, control=(0.0, 0.0, 0.0, 0.0))
+    return [Source("shapes", Shapes(20_000, seed=recipe.seed, halves=0.4), prompt)]
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -38,10 +38,13 @@ SIDE = 96
 
 
 class Shapes(Sequence[Sample]):
-    """Pictures with two to four shapes; picture i is always the same. pairs: the categories that occur."""
+    """Pictures with three or four shapes; picture i is always the same.
 
-    def __init__(self, length: int, pairs: Sequence[str] = SEEN, seed: int = 0) -> None:
-        self.length, self.pairs, self.seed = length, tuple(pairs), seed
+    pairs: those that occur. halves: share of the pictures whose categories are colours alone or shapes alone.
+    """
+
+    def __init__(self, length: int, pairs: Sequence[str] = SEEN, seed: int = 0, halves: float = 0.0) -> None:
+        self.length, self.pairs, self.seed, self.halves = length, tuple(pairs), seed, halves
         self.sizes = np.full((length, 2), SIDE)
 
     def __len__(self) -> int:
@@ -54,7 +57,7 @@ class Shapes(Sequence[Sample]):
         grey = rng.randint(60, 130)
         image = Image.new("RGB", (SIDE, SIDE), tuple(grey + rng.randint(-15, 15) for _ in range(3)))
         boxes, labels = [], []
-        for cell in rng.sample(range(4), rng.randint(2, 4)):  # one shape in a quarter, so that none is covered
+        for cell in rng.sample(range(4), rng.randint(3, 4)):  # one shape in a quarter, so that none is covered
             label = rng.randrange(len(self.pairs))
             side = rng.randint(26, 42)
             left = (cell % 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
@@ -63,13 +66,18 @@ class Shapes(Sequence[Sample]):
             _draw(ImageDraw.Draw(image), shape, _near(COLOURS[colour], rng), (left, top, left + side, top + side))
             boxes.append((left, top, left + side + 1, top + side + 1))
             labels.append(label)
+        categories = self.pairs
+        if rng.random() < self.halves:
+            half = rng.randrange(2)
+            categories = (tuple(COLOURS), SHAPES)[half]
+            labels = [categories.index(self.pairs[label].split()[half]) for label in labels]
         encoded = io.BytesIO()
         image.save(encoded, "BMP")  # no time is spent on packing
         return Sample(
             encoded.getvalue(),
             (SIDE, SIDE),
             np.array(boxes, np.float32),
-            categories=self.pairs,
+            categories=categories,
             labels=np.array(labels),
             exhaustive=True,
             image_id=index,
