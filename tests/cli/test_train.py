@@ -221,3 +221,12 @@ def test_sigkill_at_a_random_step_and_resume_from_the_command_line(tmp_path: Pat
     assert logs[0] == logs[1]
     left, right = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", broken))
     assert all((left[key] == right[key]).all() for key in left)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_misspelt_best_is_said_before_training(tmp_path: Path, more: list[str]) -> None:
+    settings = [*QUICK, "--set", "evaluate_every=2", "--set", "best=AP5O", "--output", str(tmp_path / "run"), *more]
+    result = invoke("debug", *settings)
+    assert result.exit_code == 2
+    assert "gives no figure 'AP5O' (best): did you mean 'AP50'?" in result.stderr
+    assert not (tmp_path / "run" / "log.jsonl").exists()

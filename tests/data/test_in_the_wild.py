@@ -1,9 +1,12 @@
 """Layouts and accidents of real data sets that the formats' own documents don't show."""
 
+import contextlib
 import io
 import json
+import struct
 import subprocess
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 
 from openglip.data.check import check
 from openglip.data.convert import convert
-from openglip.data.files import image_content
+from openglip.data.files import image_content, image_size
 from openglip.data.findings import Findings
 from openglip.data.formats import open_splits
 from openglip.errors import ConfigError, DataError
@@ -351,3 +354,208 @@ def test_a_field_too_long_for_csv_is_said(tmp_path):
     rows = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\n" + "x" * 140_000 + "\n"
     report = check(write(tmp_path / "train-annotations-bbox.csv", rows))
     assert kinds(report) == ["unparsable"]
+
+
+def test_a_split_of_the_same_name_is_checked_beside_it(tmp_path):
+    write(tmp_path / "new" / "a.jpg", encoded(1))
+    write(tmp_path / "old" / "b.jpg", encoded(2))
+    new = coco(tmp_path / "new" / "train.json", (1, "a.jpg"), categories=[{"id": 9, "name": "cat"}])
+    old = coco(tmp_path / "old" / "train.json", (1, "b.jpg"))
+    report = check(new, against={"train": old})
+    assert kinds(report) == ["unmapped_class"]
+    assert report.counts["images"] == 2
+    write(tmp_path / "old" / "b.jpg", encoded(1))
+    assert check(new, against={"train": old}).findings[-1].file == "train, train (against)"
+
+
+def test_a_name_of_against_is_given_once(tmp_path):
+    pytest.importorskip("typer", reason="needs typer (extra cli)")
+    from openglip.cli.data import _named
+
+    with pytest.raises(ConfigError, match="val is given twice"):
+        _named([f"val={tmp_path}", f"val={tmp_path}"])
+
+
+def header(width, height):
+    """A PNG that says its size and holds no pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def test_damaged_headers_do_not_end_the_others(tmp_path):
+    damaged = encoded(1)
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        content = bytearray(damaged)
+        for place in rng.integers(2, 300, 4):
+            content[place] = rng.integers(256)
+        with contextlib.suppress(DataError):
+            image_size(bytes(content))
+    for name, content in (("a", encoded(1)), ("bomb", header(20_000, 20_000)), ("cut", b"\x89PNG\r\n\x1a\n\0\0")):
+        write(tmp_path / "images" / "train" / f"{name}.png", content)
+    write(tmp_path / "data.yaml", "train: images/train\nnames: [cat]\n")
+    report = check(tmp_path)
+    assert [(f.kind, f.id) for f in report.findings] == [
+        ("unreadable_image", "bomb.png"),
+        ("unreadable_image", "cut.png"),
+    ]
+    assert report.counts["images"] == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["https://x/b.jpg?signed=" + "f" * 5000, "data:image/png;base64," + "A" * 5000, "f" * 999]
+)
+def test_a_name_that_is_no_files_is_a_finding(tmp_path, name):
+    write(tmp_path / "a.jpg", encoded(1))
+    (finding,) = check(coco(tmp_path / "train.json", (1, "a.jpg"), (2, name))).findings
+    assert (finding.id, finding.kind in ("missing_image", "unreadable_image")) == (2, True)
+    write(tmp_path / "list.txt", f"a.jpg\n{name}\n")
+    yaml = write(tmp_path / "data.yaml", "train: list.txt\nnames: [cat]\n")
+    assert kinds(check(yaml)) == ["missing_image"]
+
+
+def test_ids_of_other_digits_are_no_count(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.jpg", encoded(len(split)))
+        coco(tmp_path / f"{split}.json", ("①", f"{split}.jpg"))
+    assert kinds(check(tmp_path)) == ["leak_id"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_one_yolo_file_in_another_encoding_does_not_end_the_others(tmp_path, encoding):
+    for name in ("a", "b"):
+        write(tmp_path / "images" / "train" / f"{name}.jpg", encoded(ord(name)))
+        write(tmp_path / "labels" / "train" / f"{name}.txt", "0 0.5 0.5 0.2 0.2\n")
+    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2 é\n".encode(encoding))
+    write(tmp_path / "data.yaml", "train: images/train\nnames: [cat]\n")
+    (samples,), findings = (found := read(tmp_path))[0].values(), found[1]
+    assert [(s.image_id, len(s)) for s in samples] == [("b", 1)]  # "a" is no picture without objects
+    assert [(f.kind, f.id) for f in findings.items] == [("unparsable", "a")]
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "no-such"])
+def test_one_voc_file_in_another_encoding_does_not_end_the_others(tmp_path, encoding):
+    for name in ("a", "b"):
+        write(tmp_path / "JPEGImages" / f"{name}.jpg", encoded(ord(name)))
+        voc(tmp_path, **{name: VOC.format(f"{name}.jpg", 100, 80, OBJECT)})
+    voc(tmp_path, a=f'<?xml version="1.0" encoding="{encoding}"?>' + VOC.format("a.jpg", 100, 80, OBJECT))
+    (samples,), findings = (found := read(tmp_path))[0].values(), found[1]
+    assert [s.image_id for s in samples] == ["b"]
+    assert [(f.kind, f.id) for f in findings.items] == [("unparsable", "a")]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_flickr_file_in_another_encoding_does_not_end_the_others(tmp_path, packed):
+    box = "<object><name>1</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
+    files = {"Annotations": {}, "Sentences": {}}
+    for name in ("1", "2", "3"):
+        write(tmp_path / "images" / f"{name}.jpg", encoded(int(name)))
+        files["Annotations"][f"{name}.xml"] = VOC.format(f"{name}.jpg", 100, 80, box).encode()
+        files["Sentences"][f"{name}.txt"] = b"[/EN#1/animals A cat] ."
+    files["Annotations"]["2.xml"] = files["Annotations"]["2.xml"].decode().encode("utf-16")
+    files["Sentences"]["3.txt"] = "[/EN#1/animals A cat] in a café .".encode("latin-1")
+    for folder, members in files.items():
+        if packed:
+            tar(tmp_path / f"{folder}.tar", members)
+        else:
+            for name, content in members.items():
+                write(tmp_path / folder / name, content)
+    (samples,), findings = (found := read(tmp_path))[0].values(), found[1]
+    assert [s.image_id for s in samples] == ["1/0"]
+    assert [(f.kind, f.id) for f in findings.items] == [("unparsable", "2"), ("unparsable", "3")]
+
+
+def test_yolo_poses_have_their_box_first(tmp_path):
+    write(tmp_path / "images" / "train" / "a.jpg", encoded(1))
+    pose, polygon = "0 .5 .5 .2 .2 .45 .45 .55 .45 .55 .55 .45 .55\n", "0 .1 .1 .9 .1 .9 .9\n"
+    write(tmp_path / "labels" / "train" / "a.txt", pose + polygon)
+    yaml = write(tmp_path / "data.yaml", "train: images/train\nnames: [cat]\nkpt_shape: [4, 2]\n")
+    (samples,), findings = (found := read(tmp_path))[0].values(), found[1]
+    np.testing.assert_allclose(samples[0].boxes, [[40, 32, 60, 48]], atol=1e-4)
+    assert [(f.kind, "line 2" in f.message) for f in findings.items] == [("malformed", True)]
+    write(yaml, "train: images/train\nnames: [cat]\nkpt_shape: 17\n")
+    assert kinds(check(tmp_path)) == ["unparsable"]
+
+
+def test_label_studio_tasks_that_are_not_labelled_are_no_negatives(tmp_path):
+    base = {"original_width": 100, "original_height": 80}
+    place = {"x": 1, "y": 2, "width": 30, "height": 40, "rotation": 0, "rectanglelabels": ["Car"]}
+    car = {**base, "type": "rectanglelabels", "value": place}
+    polygon = {**base, "type": "polygonlabels", "value": {"points": [[1, 1], [5, 1], [5, 5]], "polygonlabels": ["Car"]}}
+    annotations = {
+        "car": [{"result": [car]}],
+        "empty": [{"result": []}],
+        "rated": [{"result": [{"type": "choices", "value": {"choices": ["night"]}}]}],
+        "new": [],
+        "skipped": [{"was_cancelled": True, "result": []}],
+        "polygon": [{"result": [polygon]}],
+        "both": [{"result": [polygon, car]}],
+    }
+    for seed, name in enumerate(annotations):
+        write(tmp_path / f"{name}.jpg", encoded(seed))
+    tasks = [{"id": n, "data": {"image": f"{n}.jpg"}, "annotations": items} for n, items in annotations.items()]
+    (samples,), findings = (found := read(write(tmp_path / "export.json", tasks)))[0].values(), found[1]
+    assert [(s.image_id, len(s)) for s in samples] == [("car", 1), ("empty", 0), ("rated", 0), ("both", 1)]
+    assert [(f.kind, f.id) for f in findings.items] == [
+        ("missing_annotation", "new"),
+        ("missing_annotation", "skipped"),
+        ("malformed", "polygon"),
+        ("malformed", "both"),
+    ]
+
+
+def test_every_entry_of_a_picture_has_its_size(tmp_path):
+    write(tmp_path / "a.jpg", encoded(1))
+    images = [{"id": i, "file_name": "a.jpg", "width": 100 * i, "height": 80 * i} for i in (1, 2, 2, 3)]
+    images[2]["id"] = 4
+    report = check(coco(tmp_path / "train.json", images=images))
+    assert [(f.kind, f.id) for f in report.findings] == [("size_mismatch", 2), ("size_mismatch", 3)]  # once a size
+    assert report.counts["images"] == 1
+
+
+def test_voc_pictures_that_were_renamed(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / "JPEGImages" / f"{name}.jpg", encoded(ord(name)))
+        voc(tmp_path, **{name: VOC.format("a.jpg", 100, 80, OBJECT)})
+    (samples,), findings = (found := read(tmp_path))[0].values(), found[1]
+    assert [image_content(s.image) for s in samples] == [encoded(ord("a")), encoded(ord("b"))]
+    assert not findings.items
+    voc(tmp_path, **{"0": VOC.format("a.jpg", 100, 80, OBJECT)})  # whose own picture is gone
+    (samples,), findings = (found := read(tmp_path))[0].values(), found[1]
+    assert [s.image_id for s in samples] == ["a", "b"]
+    assert [(f.kind, f.id) for f in findings.items] == [("duplicate_id", "0")]
+
+
+def test_visual_genome_ids_that_come_back(tmp_path):
+    write(tmp_path / "VG_100K" / "1.jpg", encoded(1))
+    sizes = [{"image_id": 1, "width": 100, "height": 80}, {"image_id": 1, "width": 500, "height": 400}]
+    write(tmp_path / "image_data.json", sizes)
+    place = {"object_id": 7, "x": 1, "y": 2, "w": 30, "h": 40}
+    objects = [{**place, "names": ["cat"]}, {**place, "names": ["dog"]}]
+    write(tmp_path / "objects.json", [{"image_id": 1, "objects": objects}])
+    report = check(tmp_path)
+    assert [(f.kind, f.id) for f in report.findings] == [("duplicate_id", 1), ("duplicate_id", 7)]
+    assert report.counts["boxes"] == 2
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_numbers_of_parquet_rows_are_no_ids(parquet, tmp_path, files):
+    for seed, split in enumerate(("train", "test")):
+        for number in range(files):
+            parquet(f"{number:04}.parquet", [{"image": encoded(10 * seed + number), "caption": "a cat"}])
+        (tmp_path / "pq").rename(tmp_path / split)
+    assert check(tmp_path / "train", against={"test": tmp_path / "test"}).findings == []
+    report = check(tmp_path)
+    assert report.findings == []
+    assert report.counts["images"] == 2 * files
+
+
+def test_annotation_files_of_one_stem_are_two_splits(tmp_path):
+    write(tmp_path / "a.jpg", encoded(1))
+    write(tmp_path / "b.jpg", encoded(2))
+    coco(tmp_path / "train.json", (1, "a.jpg"), categories=[{"id": 9, "name": "cat"}])
+    write(tmp_path / "train_label_map.json", {"0": "cat"})
+    write(tmp_path / "train.jsonl", {**odvg_line(), "filename": "b.jpg"})
+    coco(tmp_path / "val.json", (1, "c.jpg"))
+    assert set(open_splits(tmp_path)) == {"train.json", "train.jsonl", "val"}
+    assert kinds(check(tmp_path)) == ["unmapped_class", "missing_image"]

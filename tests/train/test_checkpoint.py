@@ -59,3 +59,13 @@ def test_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "step-1" / "state.pt").write_bytes(b"x")
     with pytest.raises(DataError, match="none of the checkpoints"):
         newest(tmp_path)
+
+
+def test_later_ones_that_were_passed_over_make_room_for_what_is_written(tmp_path: Path) -> None:
+    for step in (200, 300):
+        save(tmp_path, step, {"step": step}, keep=2)
+    (tmp_path / "step-300" / "state.pt").write_bytes(b"cut")
+    save(tmp_path, 250, {"step": 250}, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-200", "step-250"]
+    save(tmp_path, 275, {"step": 275}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-275"]

@@ -17,8 +17,9 @@ from torch import Tensor
 from openglip.data.batches import Batch
 from openglip.errors import ConfigError
 from openglip.model.glip import GLIP
-from openglip.train.loop import TrainingError, fit
+from openglip.train.loop import Progress, TrainingError, fit
 from openglip.train.losses import GroundingCriterion
+from openglip.weights.files import read_checkpoint
 
 
 class Killed(BaseException):
@@ -237,3 +238,38 @@ def test_a_figure_that_is_not_finite_is_still_json(tmp_path: Path, caplog: pytes
     fit(tiny_model(), GroundingCriterion(), tiny_batches, recipe, tmp_path, evaluate=lambda _: {"score": math.nan})
     assert lines(tmp_path, "evaluations.jsonl") == [{"step": 6, "score": None}]
     assert "no best model can be told" in caplog.text
+
+
+def test_another_figure_in_the_recipe_tells_the_best_model_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    figures = iter([{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.3}])
+
+    def train(**changes) -> Progress:
+        recipe = tiny_recipe(evaluate_every=3, checkpoint_every=3, **changes)
+        return fit(tiny_model(), GroundingCriterion(), tiny_batches, recipe, tmp_path, evaluate=lambda _: next(figures))
+
+    assert train(steps=3, best="a").best == 0.9
+    progress = train(steps=6, best="b")
+    assert (progress.best, progress.best_step) == (0.3, 6)
+    assert "best was a and is b now" in caplog.text
+    assert read_checkpoint(tmp_path / "best.safetensors").info["step"] == 6
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=3)
+    other = tiny_model()
+    other.more = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="builds another model than its checkpoint holds"):
+        run(tmp_path, model=other)
+
+
+def test_a_damaged_line_of_a_log_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path, kill_at=5)
+    rows = (tmp_path / "log.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([rows[0], b'{"step": \xff', *rows[2:]]))
+    run(tmp_path)
+    assert [row["step"] for row in lines(tmp_path)] == [1, 3, 4, 5, 6]
+    assert "log.jsonl: line 2 is damaged" in caplog.text

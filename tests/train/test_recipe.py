@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +22,7 @@ from openglip.structures.sample import Sample
 from openglip.train.plan import first_batch
 from openglip.train.recipe import to_json, with_settings
 from openglip.train.recipes import RECIPES
-from openglip.train.run import batches_of, find_recipe, resume, start
+from openglip.train.run import batches_of, find_recipe, only_run, resume, start
 
 INTERFACE_FIELDS = {"steps", "batch_size", "lr", "seed", "checkpoint_every", "evaluate_every", "workers", "data"}
 
@@ -180,3 +183,61 @@ def test_fine_tuning_asks_all_names_in_their_order(tmp_path: Path) -> None:
     for seed in range(4):
         prompt = source.prompt(source.samples[0], random.Random(seed), np.random.RandomState(seed))
         assert prompt.caption.startswith("cat. dog. bus")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def recipe():\n    return nothing", r"mine\.py, line 2: NameError"),
+        ("from openglip.train.recipes import debug\nrecipe = debug()", r"has no function recipe\(\)"),
+        (
+            "from dataclasses import replace\nfrom openglip.train.recipes import debug\n"
+            "def recipe():\n    return replace(debug(), schedule='cosin')",
+            "schedule is 'cosin', it must be one of steps, cosine",
+        ),
+        (
+            "from dataclasses import replace\nfrom openglip.train.recipes import debug\n"
+            "def recipe():\n    return replace(debug(), lr='1e-3')",
+            "mine.py, line 4: TypeError",
+        ),
+    ],
+)
+def test_a_mistake_in_a_recipe_file_is_named_with_its_place(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        find_recipe(str(tmp_path / "mine.py"))
+
+
+def test_a_recipe_file_may_define_a_record_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from openglip.train.recipe import Recipe, settings_of\nfrom openglip.train.recipes import debug\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Recipe):\n    margin: float = 0.5\n"
+        "def recipe():\n    return Mine(**settings_of(debug()), sources=debug().sources)\n"
+    )
+    assert find_recipe(str(tmp_path / "mine.py"), {"margin": ".25"}).margin == 0.25  # type: ignore[attr-defined]
+
+
+def test_usual_spellings_of_settings() -> None:
+    found = find_recipe("debug", {"lr": ".001", "use_average": "True", "frozen": "", "warmup_factor": "+1e-3"})
+    assert (found.lr, found.use_average, found.frozen, found.warmup_factor) == (0.001, True, (), 0.001)
+
+
+def test_a_second_process_is_kept_out_of_a_run(tmp_path: Path) -> None:
+    hold = (
+        f"from openglip.train.run import only_run; from pathlib import Path\nwith only_run(Path({str(tmp_path)!r})):\n"
+    )
+    hold += "    print('in', flush=True); input()"
+    source = Path(__file__).parents[2] / "src"
+    environment = os.environ | {"PYTHONPATH": str(source)}
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(ConfigError, match=f"is in use by process {other.pid} on "), only_run(tmp_path):
+        pass
+    other.kill()
+    other.wait()
+    with only_run(tmp_path):
+        pass

@@ -14,15 +14,20 @@ from openglip.train.trackers import trackers
 LINE = {"step": 3, "loss": 0.5, "skipped": None, "sources": {"a": 1}}
 
 
-def test_wandb_gets_the_numbers_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged = []
+def test_wandb_gets_the_numbers_of_a_line_in_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged, opened = [], []
     fake = ModuleType("wandb")
     run = SimpleNamespace(log=lambda values, step: logged.append((values, step)))
-    monkeypatch.setattr(fake, "init", lambda **given: run, raising=False)
+    monkeypatch.setattr(fake, "init", lambda **given: opened.append(given) or run, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     (track,) = trackers(["wandb"], tmp_path, {"lr": 1})
     track("train", 3, LINE)
     assert logged == [({"train/loss": 0.5}, 3)]
+    for folder in ("a/debug", "b/debug", "a/debug"):  # the last is a resume
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        trackers(["wandb"], tmp_path / folder, {})
+    first, second, resumed = (given["id"] for given in opened[1:])
+    assert first == resumed != second
 
 
 def test_tensorboard_writes_its_file(tmp_path: Path) -> None:

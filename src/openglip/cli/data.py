@@ -129,6 +129,8 @@ def _named(against: list[str]) -> dict[str, Path]:
         name, equals, place = item.partition("=")
         if not equals or not name or not Path(place).exists():
             raise ConfigError(f"--against {item}: give NAME=PATH with a path that is there")
+        if name in named:
+            raise ConfigError(f"--against {item}: {name} is given twice, give each split its own name")
         named[name] = Path(place)
     return named
 

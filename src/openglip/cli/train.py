@@ -5,6 +5,7 @@ The verb is put together here, above training and evaluation, which don't know e
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
@@ -51,9 +52,18 @@ def train(
 
 
 def evaluation_of(recipe: Recipe) -> Evaluate | None:
-    """What judges a model during training: the recipe's `val`; for `debug` pictures of its own; for COCO its val."""
-    from openglip.cli import training_figures as figures
+    """What judges a model during training: the recipe's `val`; for `debug` pictures of its own; for COCO its val.
 
+    Raises ConfigError when it can't give the figure `best`.
+    """
+    from openglip.cli import training_figures as figures
+    from openglip.evaluation.coco import FIGURES
+
+    known = figures.SHAPES_FIGURES if recipe.name == "debug" and recipe.val is None else FIGURES
+    if recipe.evaluate_every and recipe.best not in known:
+        near = difflib.get_close_matches(recipe.best, known, n=1)
+        advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ConfigError(f"the evaluation gives no figure {recipe.best!r} (best): {advice}")
     if recipe.val is not None:
         return figures.on_coco(recipe.val, recipe.val_images)
     if recipe.name == "debug":
@@ -123,6 +133,7 @@ def _dry_run(name: str, changes: Mapping[str, str], output: Path | None, device:
     from openglip.train.plan import plan, plan_text
 
     found = run.find_recipe(name, changes)
+    evaluation_of(found)
     pictures = None if output is None else output / "plan"
     with torch.device("meta"):  # its shapes are enough
         model = run.initial_model(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from openglip.structures.boxes import xyxy_to_xywh
 from openglip.train.shapes import PAIRS, SEEN, SIDE, UNSEEN, Shapes
 
 Figures = dict[str, float]
+SHAPES_FIGURES = ("AP50", "AP50_seen")
 HELD_OUT_SEED, HELD_OUT = 1_000_003, 200
 
 
@@ -42,8 +43,8 @@ def on_shapes() -> Callable[[nn.Module], Figures]:
 
     def judge(model: nn.Module) -> Figures:
         per_category = _scores(model, pictures, annotations, batch_size=20, short_side=SIDE).per_category
-        groups: Mapping[str, Sequence[str]] = {"AP50": UNSEEN, "AP50_seen": SEEN}
-        return {figure: _mean([per_category[name]["AP50"] for name in own]) for figure, own in groups.items()}
+        groups = zip(SHAPES_FIGURES, (UNSEEN, SEEN), strict=True)
+        return {figure: _mean([per_category[name]["AP50"] for name in own]) for figure, own in groups}
 
     return judge
 
@@ -63,9 +64,10 @@ def on_coco(path: StrPath, images: StrPath | None = None) -> Callable[[nn.Module
 
 def _scores(model: nn.Module, pictures: Iterable[Any], annotations: Annotations, **detect: Any) -> Any:
     detector = Detector(model, device=next(model.parameters()).device)
-    names = [category["name"] for category in annotations.categories]
     rows = []
-    for image, found in zip(annotations.images, detector.stream(pictures, names, threshold=0, **detect), strict=True):
+    for image, found in zip(
+        annotations.images, detector.stream(pictures, annotations.names, threshold=0, **detect), strict=True
+    ):
         boxes = xyxy_to_xywh(found.boxes).tolist()
         for box, score, label in zip(boxes, found.scores.tolist(), found.labels.tolist(), strict=True):
             category = annotations.categories[label]["id"]

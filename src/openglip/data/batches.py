@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from openglip.data.mixtures import Mixture, Row
 from openglip.data.transforms import compose, mosaic
 from openglip.data.views import Transform, View, load, make_view
-from openglip.errors import DataError, ImageError
+from openglip.errors import DataError, ImageError, OpenGLIPError
 from openglip.images.prepare import Preparation, normalise, pad_batch
 from openglip.prompts.spans import span_tokens
 from openglip.prompts.tokens import MAX_TOKENS, tokenize
@@ -77,7 +77,8 @@ class Views(Dataset[Example]):
     """Rows of a mixture as examples. A row gives the same example in any process.
 
     A sample that can't be read is logged, counted and replaced by the next of its source; after `patience` of them in a
-    row the error is raised. A caption without a box says nothing of where its words are: it is passed over.
+    row the error is raised. A caption without a box says nothing of where its words are: it is passed over. One that
+    the transforms leave without a box is transformed anew, and passed over when `patience` draws leave it none.
     """
 
     def __init__(self, mixture: Mixture, transforms: Sequence[Transform], *, patience: int = 10) -> None:
@@ -86,8 +87,9 @@ class Views(Dataset[Example]):
     def __getitem__(self, row: Row) -> Example:
         source = self.mixture.sources[row.source]
         failures: list[str] = []
+        cut = 0
+        rng, numpy_rng = generators(row.seed)
         for offset in range(len(source.samples)):
-            rng, numpy_rng = generators(row.seed)
             try:
                 sample = source.samples[(row.sample + offset) % len(source.samples)]
                 if sample.labels is None and not len(sample):  # told before the picture is read
@@ -96,13 +98,19 @@ class Views(Dataset[Example]):
                 view = make_view(image, sample, source.prompt, rng, numpy_rng, inclusive=source.inclusive)
                 if sample.labels is None and not len(view.boxes):  # its boxes are a pixel wide, or have no words
                     continue
-                return Example(compose(self.transforms, view, rng), source.name, sample.image_id, tuple(failures))
+                for _ in range(self.patience):
+                    changed = compose(self.transforms, view, rng)
+                    if sample.labels is not None or len(changed.boxes):
+                        return Example(changed, source.name, sample.image_id, tuple(failures))
+                cut += 1
             except (ImageError, DataError) as error:
                 failures.append(str(error))
                 logger.warning("source %s: skipped: %s", source.name, failures[-1])
                 if len(failures) >= self.patience:
                     raise DataError(f"{len(failures)} samples in a row can't be read, the last: {error}") from error
         listed = f", {len(failures)} can't be read: {failures[-1]}" if failures else ""
+        if cut:
+            listed += f", the transforms leave {cut} captions no box: cut less away"
         raise DataError(f"source {source.name!r} has no sample that can be trained on{listed}")
 
     def _loaded(self, row: Row, sample: Sample, rng: random.Random) -> tuple[np.ndarray, Sample]:
@@ -202,7 +210,15 @@ def batch_stream(
         prefetch_factor=2 if workers else None,
         pin_memory=pin_memory,
     )
-    return iter(loader)
+    return _plain_errors(iter(loader)) if workers else iter(loader)
+
+
+def _plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Our own errors as they are raised in this process: a worker's come with a traceback in their text."""
+    try:
+        yield from batches
+    except OpenGLIPError as error:
+        raise type(error)(str(error).rstrip().rsplit("\n", 1)[-1].partition(": ")[2]) from None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,6 +31,7 @@ REPEATED = ("flickr30k", "mdetr", "objects365-tsv", "caption-tsv")
 WINDOW = 256  # pictures that wait to be opened; where they lie in memory, no more than these are held
 ALIKE_BITS, ALIKE_LEVELS = 24, 7.0
 """Pictures stored again, smaller and at quality 60, differ in up to 25 bits and 2 levels; other photos in 65 and 21."""
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,11 @@ class Fingerprint:
 
 @dataclass
 class _Seen:
-    """What is kept of a split: ids in their order, the file of each, content of each picture."""
+    """What is kept of a split: ids in their order, the file of each; of each file size (None: unreadable), content."""
 
     ids: list[str | int | None] = field(default_factory=list)
     files: dict[str | int | None, str] = field(default_factory=dict)
+    sizes: dict[str, Size | None] = field(default_factory=dict)
     contents: dict[str, Fingerprint] = field(default_factory=dict)
 
 
@@ -68,8 +71,9 @@ def check(
 ) -> Report:
     """Check every split of a path.
 
-    against: further splits by name (another file or folder) that must not share pictures. Raises DataError when nothing
-    is there and ConfigError when the format can't be told; whatever is wrong inside is a finding.
+    against: further splits by name (another file or folder) that are checked too and must not share pictures; one that
+    bears the name of a split of the path is called "NAME (against)". Raises DataError when nothing is there and
+    ConfigError when the format can't be told; whatever is wrong inside is a finding.
     """
     findings, counts = Findings(), {"images": 0, "boxes": 0}
     splits = _named_splits(path, format, images, against or {})
@@ -89,24 +93,28 @@ def _named_splits(
     splits = open_splits(path, format, images)
     for given, other in against.items():
         others = open_splits(other)
-        for name, split in others.items():
-            splits[given if len(others) == 1 else f"{given}/{name}"] = split
+        for inner, split in others.items():
+            name = given if len(others) == 1 else f"{given}/{inner}"
+            while name in splits:  # --against train=old/train.json beside the path's own train
+                name += " (against)"
+            splits[name] = split
     return splits
 
 
 def _check_split(split: Split, findings: Findings, counts: dict[str, int], threads: int) -> _Seen:
-    seen, waiting, vocabularies = _Seen(), dict[str, Sample](), set[tuple[str, ...]]()
-    known: set[str] = set()
+    seen, waiting, vocabularies = _Seen(), dict[tuple[str, Size], Sample](), set[tuple[str, ...]]()
+    known: set[tuple[str, Size]] = set()  # a picture may come back, with another size
     for number, sample in enumerate(_readable(split, findings)):
         counts["boxes"] += len(sample)
-        file = _file(sample, number)
+        file = _file(sample, number, split.path)
         if sample.image_id in seen.files and split.format not in REPEATED and sample.labels is not None:
             findings.add("duplicate_id", file, sample.image_id, f"two pictures have the id {sample.image_id!r}")
-        seen.ids.append(sample.image_id)
-        seen.files.setdefault(sample.image_id, file)
-        if file not in known:
-            known.add(file)
-            waiting[file] = sample
+        if not _is_row(sample):
+            seen.ids.append(sample.image_id)
+            seen.files.setdefault(sample.image_id, file)
+        if (file, sample.size) not in known:
+            known.add((file, sample.size))
+            waiting[file, sample.size] = sample
         if len(waiting) == WINDOW:
             _check_pictures(waiting, seen, split.format, findings, threads)
             waiting = {}
@@ -114,25 +122,29 @@ def _check_split(split: Split, findings: Findings, counts: dict[str, int], threa
             vocabularies.add(sample.categories)
             _check_names(sample.categories, split.path, findings)
     _check_pictures(waiting, seen, split.format, findings, threads)
-    counts["images"] += len(known)
+    counts["images"] += len(seen.sizes)
     return seen
 
 
-def _check_pictures(samples: Mapping[str, Sample], seen: _Seen, format: str, findings: Findings, threads: int) -> None:
-    """Open the picture of each and compare it with its annotation."""
+def _check_pictures(
+    samples: Mapping[tuple[str, Size], Sample], seen: _Seen, format: str, findings: Findings, threads: int
+) -> None:
+    """Open each picture that is new and compare it with its annotations."""
+    new = {file: sample for (file, _), sample in samples.items() if file not in seen.sizes}
     with ThreadPoolExecutor(threads) as pool:
-        for file, found in zip(samples, pool.map(_opened, samples, samples.values()), strict=True):
-            sample = samples[file]
+        for file, found in zip(new, pool.map(_opened, new, new.values()), strict=True):
             if isinstance(found, Finding):
                 findings.add(found.kind, found.file, found.id, found.message)
-                continue
-            size, content = found
-            fits = same_aspect(size, sample.size) if format in SCALED else size == sample.size
-            if not fits:
-                text = f"the picture is {size[1]} x {size[0]}, the annotation says {sample.size[1]} x {sample.size[0]}"
-                turned = " (turned?)" if size == sample.size[::-1] else ""
-                findings.add("size_mismatch", file, sample.image_id, text + turned)
-            seen.contents[file] = content
+                seen.sizes[file] = None
+            else:
+                seen.sizes[file], seen.contents[file] = found
+    for (file, annotated), sample in samples.items():
+        size = seen.sizes[file]
+        if size is None or (same_aspect(size, annotated) if format in SCALED else size == annotated):
+            continue
+        text = f"the picture is {size[1]} x {size[0]}, the annotation says {annotated[1]} x {annotated[0]}"
+        turned = " (turned?)" if size == annotated[::-1] else ""
+        findings.add("size_mismatch", file, sample.image_id, text + turned)
 
 
 def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
@@ -151,7 +163,7 @@ def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
         findings.add("unparsable", split.path, None, str(error))
 
 
-def _opened(file: str, sample: Sample) -> tuple[tuple[int, int], Fingerprint] | Finding:
+def _opened(file: str, sample: Sample) -> tuple[Size, Fingerprint] | Finding:
     try:
         image = read_image(sample.image.read() if isinstance(sample.image, FileSlice) else sample.image)
     except (FileNotFoundError, ImageError, DataError, OSError) as error:
@@ -216,7 +228,7 @@ def _alike(first: Mapping[str, Fingerprint], second: Mapping[str, Fingerprint]) 
 
 def _is_count(ids: Sequence[str | int | None]) -> bool:
     """Whether ids only number the pictures of their split: from 0 or 1 on, without gaps."""
-    numbers = {int(str(i)) for i in ids if str(i).isdigit()}
+    numbers = {int(str(i)) for i in ids if str(i).isdecimal()}
     return (
         len(numbers) == len(set(ids))
         and bool(numbers)
@@ -225,5 +237,13 @@ def _is_count(ids: Sequence[str | int | None]) -> bool:
     )
 
 
-def _file(sample: Sample, number: int) -> str:
-    return f"picture {number} of {sample.source}" if isinstance(sample.image, bytes) else str(sample.image)
+def _is_row(sample: Sample) -> bool:
+    """Whether the id is only the number of a row in one of several parquet files: FILE/NUMBER."""
+    file, _, row = str(sample.image_id).rpartition("/")
+    return isinstance(sample.image, bytes) and file == sample.source and row.isdecimal()
+
+
+def _file(sample: Sample, number: int, path: Path) -> str:
+    if not isinstance(sample.image, bytes):
+        return str(sample.image)
+    return f"picture {number} of {(path if path.is_dir() else path.parent) / sample.source}"

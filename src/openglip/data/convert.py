@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from openglip.data.files import StrPath
+from openglip.data.files import StrPath, image_content
 from openglip.data.findings import Finding, Findings
 from openglip.data.formats import open_splits
+from openglip.data.readers.tsv import readable
 from openglip.data.writers import WRITERS, write_yolo
-from openglip.errors import ConfigError
-from openglip.structures.sample import Sample
+from openglip.errors import ConfigError, DataError
+from openglip.structures.sample import FileSlice, Sample
 
 SUFFIX_OF = {"coco": ".json", "label-studio": ".json", "odvg": ".jsonl"}
 FORMAT_OF = {".json": "coco", ".jsonl": "odvg", ".odvg": "odvg"}
@@ -42,7 +43,8 @@ def convert(
 
     out: a file (.json: COCO, .jsonl: ODVG), or a folder, which takes one file or folder per split. format: of `out`
     where its name does not say. source_format, images: as in `open_splits`. A picture that is not there is a finding
-    and left out where the format holds pictures. Raises ConfigError when `out` holds files already.
+    and left out where the format holds pictures, a row of a TSV set or a part of a tar that can't be read everywhere.
+    Raises ConfigError when `out` holds files already.
     """
     target = Path(out)
     name = format or FORMAT_OF.get(target.suffix.lower())
@@ -57,7 +59,8 @@ def convert(
     findings, written, lost, samples = Findings(), dict[str, str](), dict[str, int](), 0
     for split, read in splits.items():
         place = _place(target, name, split, len(splits))
-        reading = _Counted(read(findings), findings, needs_pictures=name not in SUFFIX_OF)
+        readable_ones = readable(read(findings), read.path, findings)
+        reading = _Counted(readable_ones, findings, needs_pictures=name not in SUFFIX_OF)
         found = write_yolo(reading, place, split=yolo[split]) if name == "yolo" else WRITERS[name](reading, place)
         written[split] = str(place)
         samples += reading.count
@@ -67,7 +70,7 @@ def convert(
 
 
 class _Counted:
-    """Samples on their way to a writer: counted, and without those whose picture is not there to be copied."""
+    """Samples on their way to a writer: counted, and without those whose picture can't be copied."""
 
     def __init__(self, samples: Iterable[Sample], findings: Findings, *, needs_pictures: bool) -> None:
         self.samples, self.findings, self.needs_pictures, self.count = samples, findings, needs_pictures, 0
@@ -77,6 +80,12 @@ class _Counted:
             if self.needs_pictures and isinstance(sample.image, str) and not Path(sample.image).is_file():
                 self.findings.add("missing_image", sample.image, sample.image_id, f"{sample.image}: no such file")
                 continue
+            if isinstance(sample.image, FileSlice):  # every format copies it
+                try:
+                    image_content(sample.image)
+                except DataError as error:
+                    self.findings.add("unreadable_image", sample.image, sample.image_id, str(error))
+                    continue
             self.count += 1
             yield sample
 

@@ -45,7 +45,7 @@ class Files:
             if self._members is not None:
                 if tail in self._members:
                     return self._members[tail]
-            elif (self.path / tail).is_file():
+            elif os.path.isfile(self.path / tail):  # false, too, for a name that is too long to be one
                 return str(self.path / tail)
         ends = [m for m in self._by_last_part.get(parts[-1] if parts else "", ()) if m.endswith("/" + "/".join(parts))]
         return self._members[ends[0]] if self._members is not None and len(ends) == 1 else None
@@ -62,14 +62,25 @@ class Files:
             found = {str(p): str(p) for p in sorted(self.path.rglob("*")) if p.is_file()}
         return {PurePosixPath(n).stem: f for n, f in found.items() if n.lower().endswith(IMAGE_SUFFIXES)}
 
-    def texts(self, suffix: str) -> Iterator[tuple[str, str]]:
-        """Name without folder and suffix, and text, of every file with a suffix, in the order of the names."""
+    def texts(self, suffix: str, unreadable: dict[str, DataError] | None = None) -> Iterator[tuple[str, str]]:
+        """Name without folder and suffix, and text, of every file with a suffix, in the order of the names.
+
+        unreadable: takes the error of each file that can't be read (not UTF-8) by its name; None: it is raised.
+        """
         if self._members is not None:
-            for name in sorted(n for n in self._members if n.endswith(suffix)):
-                yield PurePosixPath(name).stem, decode(self._members[name].read(), f"{self.path}:{name}")
+            found: list[str | FileSlice] = [self._members[n] for n in sorted(self._members) if n.endswith(suffix)]
         else:
-            for file in sorted(self.path.rglob(f"*{suffix}")):
-                yield file.stem, decode(file.read_bytes(), file)
+            found = [str(file) for file in sorted(self.path.rglob(f"*{suffix}"))]
+        for place in found:
+            stem = PurePosixPath(place if isinstance(place, str) else place.name).stem
+            try:
+                text = decode(image_content(place), place)
+            except DataError as error:
+                if unreadable is None:
+                    raise
+                unreadable[stem] = error
+            else:
+                yield stem, text
 
 
 def tar_members(path: StrPath) -> Iterator[FileSlice]:
@@ -85,15 +96,15 @@ def tar_members(path: StrPath) -> Iterator[FileSlice]:
 
 def image_size(image: ImageReference) -> tuple[int, int]:
     """(height, width) from the header alone, upright as its EXIF tag says. Raises DataError that names the file."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    from openglip.images.read import lies_on_its_side
+    from openglip.images.read import _DAMAGE, lies_on_its_side
 
     content = image.read() if isinstance(image, FileSlice) else image
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
             return (picture.width, picture.height) if lies_on_its_side(picture) else (picture.height, picture.width)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{image if not isinstance(image, bytes) else 'image'}: can't read its size: {error}"
         ) from error

@@ -67,7 +67,8 @@ def open_splits(path: StrPath, format: str | None = None, images: StrPath | None
     """The splits of a path by their names.
 
     A folder may hold several splits (train.json and val.json, YOLO's yaml, folders train and val); a file is one, named
-    after itself. Raises DataError when nothing is there, ConfigError when the format is unknown or can't be told.
+    after itself, with its suffix where two would have one name. Raises DataError when nothing is there, ConfigError
+    when the format is unknown or can't be told.
     """
     place = Path(path)
     if not place.exists():
@@ -154,7 +155,12 @@ def _parts(path: Path) -> dict[str, Path]:
     ]
     if any(p.name.startswith("instances_") for p in files):  # COCO as it is unzipped: the same pictures, other labels
         files = [p for p in files if not p.name.startswith("person_keypoints_")]
-    found = {p.stem.removeprefix("instances_"): p for p in sorted(files) if sniff(p)}
+    files = [p for p in sorted(files) if sniff(p)]
+    stems = [p.stem.removeprefix("instances_") for p in files]
+    found = {  # train.json and train.jsonl are two
+        stem if stems.count(stem) == 1 else p.relative_to(path).as_posix(): p
+        for stem, p in zip(stems, files, strict=True)
+    }
     return found or {p.name: p for p in sorted(path.iterdir()) if p.is_dir() and (_sniff_folder(p) or _parts(p))}
 
 

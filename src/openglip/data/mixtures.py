@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from openglip.data.views import PromptFunction
-from openglip.errors import ConfigError
+from openglip.errors import ConfigError, DataError
 from openglip.structures.sample import Sample
 
 
@@ -48,7 +48,7 @@ class Source:
         """Per sample: at least as high as wide."""
         sizes = getattr(self.samples, "sizes", None)  # lazy sets know their sizes without making samples
         if sizes is None:
-            sizes = np.array([sample.size for sample in self.samples])
+            sizes = np.array([(1, 1) if sample is None else sample.size for sample in _rows(self.samples)])
         return sizes[:, 0] >= sizes[:, 1]
 
 
@@ -151,7 +151,7 @@ def repeat_factors(samples: Sequence[Sample], threshold: float = 0.001) -> np.nd
 
     Source: Gupta et al. 2019, "LVIS", appendix.
     """
-    names = [frozenset(sample.names) for sample in samples]
+    names = [frozenset(() if sample is None else sample.names) for sample in _rows(samples)]
     counts: dict[str, int] = defaultdict(int)
     for present in names:
         for name in present:
@@ -180,6 +180,15 @@ def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sampl
             for name in present:
                 quota[name] -= 1
     return chosen
+
+
+def _rows(samples: Sequence[Sample]) -> Iterator[Sample | None]:
+    """Samples in their order; None for a row that can't be read: when it is its turn, that is said and counted."""
+    for i in range(len(samples)):
+        try:
+            yield samples[i]
+        except DataError:
+            yield None
 
 
 def _mixed(seed: int, *parts: int) -> int:

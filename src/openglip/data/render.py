@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,10 +20,14 @@ from openglip.errors import DataError, ImageError
 from openglip.structures.draw import draw
 from openglip.structures.sample import Sample
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """One sample of a split: its picture's file, or why it could not be drawn."""
+    """One sample of a split: its picture's file, or why it could not be drawn. id: a row that can't be read has its
+    number.
+    """
 
     split: str
     id: str | int | None
@@ -60,26 +65,32 @@ def render_splits(
 ) -> Iterator[Drawn]:
     """Draw `number` samples of each split, chosen by the seed, as OUTPUT/SPLIT/NUMBER.jpg.
 
-    Samples are chosen while the split is read once, so no set is too large. Raises as `open_splits`.
+    Samples are chosen while the split is read once, so no set is too large; of a TSV set only the chosen rows are read.
+    Raises as `open_splits`.
     """
     splits = open_splits(path, format, images)
     for split, read in splits.items():
-        for place, sample in enumerate(_chosen(read(Findings(keep=False)), number, seed)):
+        samples = read(Findings(keep=False))
+        rows: Sequence[Sample] = samples if isinstance(samples, Sequence) else ()
+        for place, one in enumerate(_chosen(range(len(rows)) if rows else samples, number, seed)):
             file = Path(output) / split / f"{place:03d}.jpg"
+            own = one.image_id if isinstance(one, Sample) else one
             try:
+                sample = one if isinstance(one, Sample) else rows[one]
+                own = sample.image_id
                 picture = render(sample, seed=seed)
             except (ImageError, DataError) as error:
-                yield Drawn(split, sample.image_id, None, str(error))
+                yield Drawn(split, own, None, str(error))
                 continue
             with whole_file(file, "wb") as out:
                 picture.save(out, "JPEG", quality=90)
-            yield Drawn(split, sample.image_id, str(file))
+            yield Drawn(split, own, str(file))
 
 
-def _chosen(samples: Iterable[Sample], number: int, seed: int) -> list[Sample]:
+def _chosen(samples: Iterable[T], number: int, seed: int) -> list[T]:
     """A uniform draw from a stream of unknown length, in the order of the stream."""
     rng = random.Random(seed)
-    kept: list[tuple[int, Sample]] = []
+    kept: list[tuple[int, T]] = []
     for i, sample in enumerate(samples):
         if len(kept) < number:
             kept.append((i, sample))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from openglip.structures.boxes import xyxy_to_xywh
 from openglip.structures.sample import FileSlice, Sample
 
 Losses = Counter[str]
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML has no sign for: control characters, and the bytes of a file name that is not UTF-8."""
 
 
 def write_coco(samples: Iterable[Sample], path: StrPath) -> Losses:
@@ -58,7 +62,7 @@ def write_odvg(samples: Iterable[Sample], path: StrPath) -> Losses:
     with whole_file(path) as file:
         for sample in samples:
             item = odvg_record(sample, place(sample), labels, lost)
-            file.write(json.dumps(item, ensure_ascii=False) + "\n")
+            file.write(json.dumps(item) + "\n")
     if labels:
         with whole_file(Path(path).with_name(f"{Path(path).stem}_label_map.json")) as file:
             json.dump({number: name for name, number in labels.items()}, file)
@@ -79,7 +83,7 @@ def odvg_record(sample: Sample, place: str, labels: dict[str, int], lost: Losses
             )
         ]
         return {**head, "grounding": {"caption": sample.caption, "regions": regions}}
-    _count_lost(sample, lost, "scores", "negatives")
+    _count_lost(sample, lost, "caption", "scores", "negatives")
     for name in sample.categories or ():
         labels.setdefault(name, len(labels))
     boxes = zip(sample.boxes.tolist(), sample.names, strict=True)
@@ -112,20 +116,23 @@ def write_yolo(samples: Iterable[Sample], path: StrPath, *, split: str = "train"
 
 
 def write_voc(samples: Iterable[Sample], path: StrPath) -> Losses:
-    """A VOC folder. Phrases become names; captions, scores, absent names and categories without a box are lost."""
+    """A VOC folder. Phrases become names; captions, scores, absent names, categories without a box and characters that
+    XML can't hold (U+FFFD stands for them) are lost.
+    """
     root, lost, used, known = Path(path), Losses(), set[str](), set[str]()
     for stem, sample in _numbered(samples):
         _count_lost(sample, lost, "caption", "phrase_spans", "scores", "negatives")
         name = f"{stem}{_suffix(sample)}"
         _copy(sample, root / "JPEGImages" / name)
         tree = ElementTree.Element("annotation")
-        ElementTree.SubElement(tree, "filename").text = name
+        ElementTree.SubElement(tree, "filename").text = _NO_XML.sub("\ufffd", name)  # readers have the stem as well
         _fields(ElementTree.SubElement(tree, "size"), width=sample.size[1], height=sample.size[0], depth=3)
         for word, corners in zip(sample.names, sample.boxes.tolist(), strict=True):
             item = ElementTree.SubElement(tree, "object")
-            _fields(item, name=word, difficult=0)
+            _fields(item, name=_NO_XML.sub("\ufffd", word), difficult=0)
             box = dict(zip(("xmin", "ymin", "xmax", "ymax"), (f"{v:.9g}" for v in corners), strict=True))
             _fields(ElementTree.SubElement(item, "bndbox"), **box)
+        lost["characters"] += any(map(_NO_XML.search, sample.names))
         known.update(sample.categories or ())
         used.update(sample.names)
         with whole_file(root / "Annotations" / f"{stem}.xml") as file:
@@ -167,7 +174,7 @@ def write_label_studio(samples: Iterable[Sample], path: StrPath) -> Losses:
             lost["image_id"] += 1
     lost["categories"] = len(known - used)
     with whole_file(path) as file:
-        json.dump(tasks, file, ensure_ascii=False)
+        json.dump(tasks, file)
     return +lost
 
 
@@ -182,12 +189,14 @@ WRITERS: dict[str, Callable[[Iterable[Sample], StrPath], Losses]] = {
 
 
 def _count_lost(sample: Sample, lost: Losses, *fields: str) -> None:
-    """Add 1 for each of the fields that this sample has."""
+    """Add 1 for each of the fields that this sample has, and for one whose names without a box need not be absent: all
+    formats are read as exhaustive, but for captions that stay captions (they lose labels).
+    """
     for field in fields:
         value = getattr(sample, field)
         if value is not None and len(value):
             lost[field] += 1
-    if sample.categories is not None and not sample.exhaustive:
+    if not sample.exhaustive and "labels" not in fields:
         lost["not exhaustive"] += 1
 
 
@@ -200,11 +209,14 @@ class _Places:
 
     def __init__(self, path: StrPath) -> None:
         self.folder = Path(path).parent
+        self.real = cache(_real)
         self.last: Counter[str] = Counter()
 
     def __call__(self, sample: Sample) -> str:
         if isinstance(sample.image, str):
-            return Path(os.path.relpath(sample.image, self.folder)).as_posix()
+            # ".." leads out of where a folder really is, whatever link it was reached by; the file keeps its own name
+            folder, name = os.path.split(sample.image)
+            return Path(os.path.relpath(os.path.join(self.real(folder), name), self.real(str(self.folder)))).as_posix()
         content, name = image_content(sample.image), f"{Path(sample.file_name).stem}{_suffix(sample)}"
         while True:  # several pictures may bear one name, and one picture may come back for its next caption
             number = self.last[name]
@@ -216,6 +228,13 @@ class _Places:
                 break
             self.last[name] += 1
         return target.relative_to(self.folder).as_posix()
+
+
+def _real(folder: str) -> str:
+    try:
+        return os.path.realpath(folder)
+    except ValueError:  # no folder has this name: it holds a zero or half of a surrogate pair
+        return os.path.abspath(folder)
 
 
 def _numbered_name(name: str, number: int) -> str:
@@ -258,7 +277,7 @@ def _write_shard(shard: list[tuple[str, Sample]], path: Path, labels: dict[str, 
     with whole_file(path, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for key, sample in shard:
             name = f"{key}{_suffix(sample)}"
-            text = json.dumps(odvg_record(sample, name, labels, lost), ensure_ascii=False)
+            text = json.dumps(odvg_record(sample, name, labels, lost))
             for member, content in ((name, image_content(sample.image)), (f"{key}.json", text.encode())):
                 entry = tarfile.TarInfo(member)
                 entry.size = len(content)

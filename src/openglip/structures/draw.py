@@ -146,7 +146,8 @@ def _caption_panel(
         top = margin // 2 + number * step
         pen.text((margin, top), caption[begin:end], font=font, fill=(25, 25, 25))
         for c in range(begin, end):
-            left, right = (margin + font.getlength(caption[begin:x]) for x in (c, c + 1))
+            # from right to left, and where letters join, a text may be shorter with one letter more
+            left, right = sorted(margin + font.getlength(caption[begin:x]) for x in (c, c + 1))
             for depth, phrase in enumerate(rows[c]):
                 y = top + text_size * 1.3 + depth * (bar + 1)
                 pen.rectangle((left, y, right, y + bar - 1), fill=colour_of(phrase) if phrase in found else _GREY)

@@ -22,10 +22,10 @@ MANIFEST = "manifest.json"
 
 
 def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Path:
-    """Write `folder/step-N` and remove all but the newest `keep` folders.
+    """Write `folder/step-N` and remove all but the newest `keep` folders, and those of later steps.
 
-    state: tensors, numbers, strings, lists and dicts of them. Written under another name and renamed, so that a kill
-    leaves no half folder.
+    Later ones are damaged, as the run went on from an earlier one. state: tensors, numbers, strings, lists and dicts of
+    them. Written under another name and renamed, so that a kill leaves no half folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in folder.glob(".step-*"):
@@ -41,7 +41,9 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
         shutil.rmtree(whole)
     os.replace(part, whole)
     _to_disk(folder)
-    for old in _steps(folder)[keep:]:
+    steps = _steps(folder)
+    later = [old for old in steps if old > step]
+    for old in later + steps[len(later) + keep :]:
         shutil.rmtree(folder / f"step-{old}")
     return whole
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 STEPS = "log.jsonl"
 EVALUATIONS = "evaluations.jsonl"
@@ -44,8 +47,13 @@ def _cut(path: Path, step: int) -> None:
     """Keep the lines of steps up to `step`; a line that a kill left half goes too."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+    kept = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s: line %d is damaged and left out", path, number)
     part = path.with_name(f".{path.name}")
     part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(part, path)

@@ -59,13 +59,14 @@ class TrainingError(OpenGLIPError, ArithmeticError):
 
 @dataclass
 class Progress:
-    """Where a run stands: steps done, steps skipped (in all, in a row), the best figure and its step."""
+    """Where a run stands: steps done, steps skipped (in all, in a row), the best value of a figure and its step."""
 
     step: int = 0
     skipped: int = 0
     in_a_row: int = 0
     best: float = -math.inf
     best_step: int = 0
+    figure: str = ""
 
 
 def fit(
@@ -94,6 +95,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]
     precision = recipe.precision if recipe.precision == "fp16" else pick_precision(recipe.precision, device)
     progress = _restore(folder, model, optimizer, schedule, average, scaler)
+    _judge_by(recipe.best, progress, schedule)
     logs = Logs(folder, progress.step) if rank() == 0 else None
     network = DistributedDataParallel(model) if world_size() > 1 else model
     stream = batches(progress.step * recipe.accumulate)
@@ -360,7 +362,13 @@ def _restore(
     if found is None:
         return Progress()
     state: dict[str, Any] = found[1]
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{folder}/recipe.json builds another model than its checkpoint holds (model, contrast): put it back as it "
+            f"was, or start anew with the weights of {folder}. {error}"
+        ) from error
     rates = [{key: group[key] for key in ("base_lr", "base_decay")} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(state["optimizer"])
@@ -379,6 +387,16 @@ def _restore(
         for key, value in state["average"].items():
             average.state[key].copy_(value)
     return Progress(**state["progress"])
+
+
+def _judge_by(figure: str, progress: Progress, schedule: Schedule) -> None:
+    """Forget the best value of a run that was judged by another figure: they can't be compared."""
+    if progress.figure not in ("", figure):
+        logger.warning("best was %s and is %s now: the best model is told anew from here on", progress.figure, figure)
+        progress.best, progress.best_step = -math.inf, 0
+        if isinstance(schedule, Plateau):
+            schedule.best, schedule.bad = -math.inf, 0
+    progress.figure = figure
 
 
 def _export(path: Path, model: nn.Module, average: Average | None, recipe: Recipe, progress: Progress) -> None:

@@ -40,6 +40,8 @@ def parameter_groups(
         groups.setdefault((rate, decay), []).append(parameter)
     if unused:
         raise ConfigError(f"no parameter's name begins with {', '.join(map(repr, sorted(unused)))}")
+    if not groups:
+        raise ConfigError("nothing trains: frozen fits every parameter")
     return [
         {"params": params, "lr": rate, "weight_decay": decay, "base_lr": rate, "base_decay": decay}
         for (rate, decay), params in groups.items()

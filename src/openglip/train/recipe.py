@@ -127,8 +127,24 @@ def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
 
 def to_json(recipe: Recipe) -> dict[str, Any]:
     """All fields but those that are code, as JSON values."""
-    fields = [each.name for each in dataclasses.fields(recipe) if not each.metadata.get("code")]
-    return json.loads(json.dumps({name: getattr(recipe, name) for name in fields}, default=dict))
+    return json.loads(json.dumps(settings_of(recipe), default=dict))
+
+
+def settings_of(recipe: Recipe) -> dict[str, object]:
+    """All fields but those that are code."""
+    return {
+        each.name: getattr(recipe, each.name) for each in dataclasses.fields(recipe) if not each.metadata.get("code")
+    }
+
+
+def _spelled(text: str, kind: Any) -> object:
+    """A string that is no JSON: items between commas, a number as Python writes it, True or False."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(item for item in text.split(",") if item)
+    try:
+        return float(text) if kind is float else {"true": True, "false": False}.get(text.lower(), text)
+    except ValueError:
+        return text
 
 
 def _read(key: str, value: object, hint: Any) -> object:
@@ -141,7 +157,7 @@ def _read(key: str, value: object, hint: Any) -> object:
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            value = tuple(value.split(",")) if typing.get_origin(kind) is tuple else value
+            value = _spelled(value, kind)
     origin = typing.get_origin(kind)
     if origin is Literal:
         if value not in typing.get_args(kind):

@@ -6,7 +6,11 @@ import importlib.util
 import json
 import logging
 import os
+import platform
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from torch import nn
 
 from openglip.data.batches import Batch, batch_stream
 from openglip.data.mixtures import Mixture
-from openglip.errors import ConfigError
+from openglip.errors import ConfigError, OpenGLIPError
 from openglip.model.builders import MODELS
 from openglip.model.contrast import RegionWords
 from openglip.model.glip import GLIP
@@ -27,7 +31,7 @@ from openglip.train.loop import Criterion, Evaluate, Progress, Report, fit
 from openglip.train.losses import ClosedSetCriterion, GroundingCriterion
 from openglip.train.parallel import process_group, rank, world_size
 from openglip.train.pretrained import load_parts
-from openglip.train.recipe import Recipe, to_json, with_settings
+from openglip.train.recipe import Recipe, settings_of, to_json, with_settings
 from openglip.train.recipes import RECIPES
 from openglip.train.trackers import trackers
 from openglip.weights.files import read_checkpoint
@@ -37,6 +41,7 @@ from openglip.weights.load import load_state
 logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "recipe.json"
+LOCK_FILE = ".lock"
 
 
 def find_recipe(name: str, settings: Mapping[str, object] | None = None) -> Recipe:
@@ -84,9 +89,10 @@ def resume(folder: str | os.PathLike[str]) -> Recipe:
         raise ConfigError(f"{folder} holds no run: it has no {RECIPE_FILE}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return find_recipe(fields.pop("recipe"), fields)
+        name = fields.pop("recipe")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is not a recipe that this program wrote: {error}") from error
+    return find_recipe(name, fields)
 
 
 def train(
@@ -104,7 +110,7 @@ def train(
         logger.warning("evaluate_every is %d, but nothing to evaluate with is handed in", recipe.evaluate_every)
     if evaluate is not None and not recipe.evaluate_every:
         logger.warning("evaluate is handed in, but evaluate_every is 0: it is never called")
-    with process_group(pick_device(device)) as own_device:
+    with process_group(pick_device(device)) as own_device, only_run(Path(output)):
         model = new_model(recipe).to(own_device)
         batches = batches_of(recipe, model, own_device, Path(output))
         tracks = trackers(recipe.trackers, Path(output), to_json(recipe)) if rank() == 0 else []
@@ -116,6 +122,35 @@ def train(
                 report(kind, line)
 
         return fit(model, criterion_of(recipe, model), batches, recipe, Path(output), evaluate=evaluate, report=tell)
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder while this one is in it; of several processes the first does.
+
+    The lock ends with its process, however that ends. Windows and some network disks have none: there it is not kept.
+    Raises ConfigError, with the other process's number, when a run is in it.
+    """
+    if rank() != 0 or os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise ConfigError(
+                f"{folder} is in use by {file.read() or 'another process'}: wait until it has ended, or stop it"
+            ) from error
+        except OSError as error:
+            logger.warning("%s can't be locked (%s): let no second run use it", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def initial_model(recipe: Recipe) -> Any:
@@ -213,9 +248,16 @@ def _from_file(path: Path) -> Recipe:
     spec = importlib.util.spec_from_file_location("openglip_recipe", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    recipe = module.recipe() if hasattr(module, "recipe") else None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        recipe = module.recipe() if callable(getattr(module, "recipe", None)) else None
+    except OpenGLIPError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"{path} has no function recipe() that returns an openglip.train.recipe.Recipe")
-    return recipe
+    return with_settings(recipe, settings_of(recipe))  # says which field has a value of another type

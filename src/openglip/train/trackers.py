@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,13 @@ def _wandb(folder: Path, settings: Mapping[str, Any]) -> Track:
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
-        raise MissingExtraError("wandb", "train", "the tracker wandb") from error
-    run = wandb.init(dir=str(folder), config=dict(settings), resume="allow", id=folder.resolve().name)
+        raise MissingExtraError("wandb", "wandb", "the tracker wandb") from error
+    kept = folder / "wandb-id"  # of this run alone, the same after a resume
+    if not kept.is_file():
+        kept.write_text(uuid.uuid4().hex)
+    run = wandb.init(
+        dir=str(folder), config=dict(settings), resume="allow", id=kept.read_text(), name=folder.resolve().name
+    )
 
     def track(kind: str, step: int, line: Mapping[str, Any]) -> None:
         run.log({f"{kind}/{name}": value for name, value in _numbers(line).items()}, step=step)

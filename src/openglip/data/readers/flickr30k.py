@@ -39,17 +39,21 @@ def read_flickr30k(
 
     Each (phrase, box) pair is a row of `boxes` with the phrase's span. image_id is "ID/sentence", counted from 0.
     ids: image ids to use, or a file with one a line; None: all. findings: collects what is left out; None: logged.
-    Raises DataError with the file.
+    Recorded: unparsable (one file of a picture). Raises DataError with the file.
     """
     report = findings if findings is not None else Findings(keep=False)
     root = Path(root)
     pictures = Files(images or _first_there(root, ("images", "flickr30k-images", "images.tar"))).by_stem()
     wanted = set(read_lines(ids)) if isinstance(ids, str | Path) else None if ids is None else set(ids)  # type: ignore[arg-type]
-    boxes_of = dict(Files(_first_there(root, ("Annotations", "Annotations.tar"))).texts(".xml"))
+    bad_boxes, bad_sentences = dict[str, DataError](), dict[str, DataError]()
+    boxes_of = dict(Files(_first_there(root, ("Annotations", "Annotations.tar"))).texts(".xml", bad_boxes))
     unrelated = _unrelated(root)
-    sentences = Files(_first_there(root, ("Sentences", "Sentences.tar"))).texts(".txt")
+    sentences = Files(_first_there(root, ("Sentences", "Sentences.tar"))).texts(".txt", bad_sentences)
     for stem, text in sentences:
         if wanted is not None and stem not in wanted:
+            continue
+        if stem in bad_boxes:
+            report.add("unparsable", f"{root}/Annotations/{stem}.xml", stem, str(bad_boxes[stem]))
             continue
         if stem not in boxes_of:
             report.add("missing_annotation", root, stem, f"there is no {stem}.xml for {stem}.txt")
@@ -77,6 +81,9 @@ def read_flickr30k(
             image = pictures.get(stem, str(root / "images" / f"{stem}.jpg"))
             spans = tuple((rows[i][1],) for i in kept)
             yield Sample(image, size, boxes, caption, spans, image_id=own, source="flickr30k")
+    for stem, error in bad_sentences.items():
+        if wanted is None or stem in wanted:
+            report.add("unparsable", f"{root}/Sentences/{stem}.txt", stem, str(error))
     if findings is None:
         report.log(root)
 

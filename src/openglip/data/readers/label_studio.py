@@ -5,8 +5,9 @@
          "value": {"x", "y", "width", "height", "rotation", "rectanglelabels": ["Car"]}}]}]}]
 
 Places are percent of width and height from the left and top. Of several annotations of a task the last that was not
-cancelled counts; predictions count where there is no annotation. Turned rectangles are refused. Names are those that
-occur; all objects of them are taken to be labelled.
+cancelled counts (with no results it says that there is no object); predictions count where there is no annotation; a
+task without either is left out. Turned rectangles and other shapes are refused, and a task that has only other shapes
+is left out. Names are those that occur; all objects of them are taken to be labelled.
 Source: labelstud.io/guide/export.
 """
 
@@ -23,30 +24,45 @@ from openglip.data.readers.annotations import is_id, numbers, record, size_of, u
 from openglip.errors import DataError
 from openglip.structures.sample import Sample
 
+SHAPES = ("rectangle", "polygon", "brush", "bitmask", "keypoint", "ellipse", "vector", "videorectangle")
+"""How the types of results begin that have a place; others (choices, textarea, ...) say something of the picture."""
+
 
 def read_label_studio(
     path: StrPath, images: StrPath | None = None, *, findings: Findings | None = None
 ) -> Iterator[Sample]:
-    """Every task, in its order. images: folder or tar of the pictures; None: the file's folder."""
+    """Every task that is labelled, in its order. images: folder or tar of the pictures; None: the file's folder.
+
+    Recorded: missing_annotation (a task that is not labelled), malformed (a shape that can't be used), missing_image.
+    """
     report = findings if findings is not None else Findings(keep=False)
     content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: no list of tasks")
     tasks = [record(item, ("data",), path, f"task {i}") for i, item in enumerate(content)]
     results = [_results(task) for task in tasks]
-    categories = tuple(sorted({name for found in results for item in found for name in _labels(item)}))
+    categories = tuple(sorted({name for found in results for item in found or () for name in _labels(item)}))
     files = Files(images or Path(path).parent)
     for number, (task, found) in enumerate(zip(tasks, results, strict=True)):
         own = task["id"] if is_id(task.get("id")) else number
+        if found is None:
+            report.add("missing_annotation", path, own, "the task has no annotation that is finished")
+            continue
+        rectangles = [item for item in found if item["type"] == "rectanglelabels"]
+        if others := [item["type"] for item in found if item["type"] != "rectanglelabels"]:
+            text = f"only rectanglelabels are read, not {', '.join(sorted(set(others)))}"
+            report.add("malformed", path, own, text, len(others))
+            if not rectangles:  # no picture without objects
+                continue
         image = files.reference(_file_name(task["data"], path, own))
-        sizes = {size_of(r.get("original_height"), r.get("original_width")) for r in found}
+        sizes = {size_of(r.get("original_height"), r.get("original_width")) for r in rectangles}
         size = sizes.pop() if len(sizes) == 1 else None
         try:
             size = size or image_size(image)
         except DataError as error:
             report.add("missing_image", path, own, str(error))
             continue
-        yield _sample(image, size, found, categories, path, own, report)
+        yield _sample(image, size, rectangles, categories, path, own, report)
     if findings is None:
         report.log(path)
 
@@ -84,13 +100,17 @@ def _sample(
     )
 
 
-def _results(task: dict[str, Any]) -> list[dict[str, Any]]:
+def _results(task: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The shapes of what counts of a task; None when nothing does."""
+
     def objects(items: object) -> list[dict[str, Any]]:
         return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
     drawn = [a for a in objects(task.get("annotations")) if not a.get("was_cancelled")]
     drawn = drawn or objects(task.get("predictions"))
-    return [r for r in (objects(drawn[-1].get("result")) if drawn else []) if r.get("type") == "rectanglelabels"]
+    if not drawn or not isinstance(drawn[-1].get("result"), list):
+        return None
+    return [r for r in objects(drawn[-1]["result"]) if str(r.get("type")).startswith(SHAPES)]
 
 
 def _labels(item: dict[str, Any]) -> list[str]:

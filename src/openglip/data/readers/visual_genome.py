@@ -34,7 +34,7 @@ def read_visual_genome(
 
     images: folder of the pictures or above VG_100K; None: the root. min_count: rarer names are left out with their
     boxes (recorded as unmapped_class). without_coco: leave out the pictures that are COCO's too (with a `coco_id`), so
-    that COCO stays unseen. Raises DataError with the file.
+    that COCO stays unseen. Recorded: duplicate_id (pictures: the first stays; objects). Raises DataError with the file.
     """
     report = findings if findings is not None else Findings(keep=False)
     root = Path(root)
@@ -50,6 +50,8 @@ def read_visual_genome(
         size = size_of(image["height"], image["width"])
         if size is None or not is_id(image["image_id"]):
             report.add("malformed", root / "image_data.json", None, f"no id, height and width: {item!r:.80}")
+        elif (own := image["image_id"]) in sizes:
+            report.add("duplicate_id", root / "image_data.json", own, f"two images have the id {own!r}")
         else:
             sizes[image["image_id"]] = size
             if without_coco and image.get("coco_id") is not None:
@@ -65,6 +67,7 @@ def read_visual_genome(
     counts = Counter(_name(item) for entry in entries for item in entry["objects"])
     names = tuple(sorted(name for name, n in counts.items() if name and n >= min_count))
     index = {name: i for i, name in enumerate(names)}
+    seen: set[int | str] = set()
     for entry in entries:
         own = entry["image_id"]
         if not is_id(own) or own not in sizes:
@@ -74,13 +77,18 @@ def read_visual_genome(
         for item in entry["objects"]:
             box = numbers([item.get(k) for k in "xywh"], 4) if isinstance(item, dict) else None
             name = _name(item)
+            number = item.get("object_id") if isinstance(item, dict) else None
+            if isinstance(number, int | str):
+                if number in seen:
+                    report.add("duplicate_id", path, number, f"two objects have the id {number!r}")
+                seen.add(number)
             if box is None:
                 report.add("malformed", path, own, f"an object has no x, y, w, h: {item!r:.60}")
             elif name not in index:
-                report.add("unmapped_class", path, item.get("object_id"), f"the name {name!r} is rare or empty")
+                report.add("unmapped_class", path, number, f"the name {name!r} is rare or empty")
             else:
                 corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
-                found, _ = usable_boxes([corners], sizes[own], report, path, item.get("object_id"))
+                found, _ = usable_boxes([corners], sizes[own], report, path, number)
                 boxes.extend(found)
                 labels.extend([index[name]] * len(found))
         place = next((f for folder in files if (f := folder.find(f"{own}.jpg"))), str(root / "VG_100K" / f"{own}.jpg"))

@@ -4,23 +4,25 @@
     ROOT/JPEGImages/ID.jpg       or images/, beside the xml files, or a folder or tar given
     ROOT/ImageSets/Main/train.txt   ids of a split, optional
 
-Also a folder of xml files alone. Corners are taken as they stand; one_based: the official sets count pixels from 1 and
-include the last, so x1 and y1 fall by one. Difficult objects are kept. Names are those that occur; all objects of them
-are taken to be labelled.
+Also a folder of xml files alone. The picture is ID.jpg, where <filename> (old, when pictures were renamed) says another
+name too; without it the one that <filename> names. Corners are taken as they stand; one_based: the official sets count
+pixels from 1 and include the last, so x1 and y1 fall by one. Difficult objects are kept. Names are those that occur;
+all objects of them are taken to be labelled.
 Source: host.robots.ox.ac.uk/pascal/VOC.
 """
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from openglip.data.files import IMAGE_SUFFIXES, Files, StrPath, image_size, read_lines
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import usable_boxes
 from openglip.errors import DataError
-from openglip.structures.sample import Sample
+from openglip.structures.sample import FileSlice, Sample
 
 
 def read_voc(
@@ -35,7 +37,7 @@ def read_voc(
     """Every annotation by its name, or those of a split in its order.
 
     names: the categories; None: all names of these files by the alphabet. Recorded: unmapped_class (a name that is not
-    in `names`), missing_annotation, unparsable (one xml).
+    in `names`), missing_annotation, unparsable (one xml), duplicate_id (the picture is another xml's, which stays).
     """
     report = findings if findings is not None else Findings(keep=False)
     root = Path(root)
@@ -45,13 +47,19 @@ def read_voc(
     categories = tuple(names) if names else tuple(sorted({n for _, t in trees for n in _names(t)}))
     index = {name: i for i, name in enumerate(categories)}
     by_stem = files.by_stem()
+    pictures = [_picture(files, by_stem, file.stem, tree.findtext("filename", "")) for file, tree in trees]
     if split is None and images is None:
-        annotated = {file.stem for file, _ in trees} | {Path(tree.findtext("filename", "")).stem for _, tree in trees}
+        annotated = {file.stem for file in folder.glob("*.xml")} | {_stem(image) for image in pictures}
         for stem in by_stem.keys() - annotated:
             report.add("missing_annotation", str(by_stem[stem]), stem, "there is no xml for this picture")
-    for file, tree in trees:
-        image = files.find(tree.findtext("filename", "")) or by_stem.get(file.stem)
-        image = image or str(files.path / tree.findtext("filename", f"{file.stem}.jpg"))
+    owners: dict[str | FileSlice, Path] = {}
+    for (file, _), image in zip(trees, pictures, strict=True):
+        if image not in owners or _stem(image) == file.stem:
+            owners[image] = file
+    for (file, tree), image in zip(trees, pictures, strict=True):
+        if owners[image] != file:
+            report.add("duplicate_id", file, file.stem, f"its picture {image} is that of {owners[image].name}")
+            continue
         try:
             size = _size(tree) or image_size(image)
         except DataError as error:
@@ -88,13 +96,15 @@ def _trees(
     else:
         ids = read_lines(root / "ImageSets" / "Main" / f"{split}.txt")
         # lists of a class have a number behind the id
-        files = [f if (f := folder / f"{line}.xml").is_file() else folder / f"{line.split()[0]}.xml" for line in ids]
+        files = [
+            f if os.path.isfile(f := folder / f"{line}.xml") else folder / f"{line.split()[0]}.xml" for line in ids
+        ]
     if not files:
         raise DataError(f"{folder}: no *.xml in it")
     for file in files:
         try:
             yield file, ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: encodings it does not know
             findings.add("unparsable", file, file.stem, f"not xml: {error}")
         except OSError as error:
             findings.add("missing_annotation", file, file.stem, str(error.strerror or error))
@@ -111,6 +121,17 @@ def _images(root: Path, images: StrPath | None) -> Files:
         if place.is_dir() and any(f.suffix.lower() in IMAGE_SUFFIXES for f in place.iterdir()):
             return Files(place)
     return Files(root)
+
+
+def _picture(files: Files, by_stem: Mapping[str, str | FileSlice], stem: str, name: str) -> str | FileSlice:
+    named = files.find(name)
+    if named is not None and _stem(named) == stem:
+        return named
+    return by_stem.get(stem) or named or str(files.path / (name or f"{stem}.jpg"))
+
+
+def _stem(image: str | FileSlice) -> str:
+    return Path(image if isinstance(image, str) else image.name).stem
 
 
 def _names(tree: ElementTree.Element) -> Iterator[str]:

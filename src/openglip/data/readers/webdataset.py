@@ -37,15 +37,16 @@ def read_webdataset(
     """Every picture of one tar, of a folder of tars by their names, or of a list of tars.
 
     A picture with a caption but without boxes is a sample without boxes (what a teacher labels). Recorded:
-    missing_annotation and missing_image (a group without text or picture), malformed (its text can't be used). Raises
-    DataError when a tar can't be read.
+    missing_annotation and missing_image (a group without text or picture), malformed (its text can't be used),
+    duplicate_id (a name that comes twice in a row; both groups are used). Members whose name begins with a dot are no
+    samples. Raises DataError when a tar can't be read.
     """
     report = findings if findings is not None else Findings(keep=False)
     own_names: dict[int, str] = {}
     for shard in shards(path):
         maps = shard.parent / "label_map.json"
         names = read_label_map(maps) if maps.is_file() else None
-        for key, members in _groups(shard):
+        for key, members in _groups(shard, report):
             image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
             texts = [suffix for suffix in (".json", ".txt") if suffix in members]
             if image is None or not texts:
@@ -91,24 +92,33 @@ def shards(path: StrPath | Sequence[StrPath]) -> list[Path]:
 def _records(path: StrPath | Sequence[StrPath]) -> Iterator[dict[str, Any]]:
     """Every json of the tars that can be read."""
     for shard in shards(path):
-        for member in tar_members(shard):
+        for member in _members(shard):
             if member.name.endswith(".json"):
                 with suppress(DataError):
                     yield _record(member, ".json")
 
 
-def _groups(shard: Path) -> Iterator[tuple[str, dict[str, FileSlice]]]:
-    """Runs of neighbouring members with one key, as suffix to member."""
+def _members(shard: Path) -> Iterator[FileSlice]:
+    """The members of a tar but for hidden ones: macOS writes ._a.jpg for what it knows of a.jpg."""
+    return (member for member in tar_members(shard) if not member.name.rpartition("/")[2].startswith("."))
+
+
+def _groups(shard: Path, findings: Findings) -> Iterator[tuple[str, dict[str, FileSlice]]]:
+    """Runs of neighbouring members with one key, as suffix to member; where a suffix comes again, a new one begins."""
     key, group = "", {}
-    for member in tar_members(shard):
+    for member in _members(shard):
         folder, _, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
         own = f"{folder}/{stem}" if folder else stem
-        if own != key and group:
+        suffix = f".{suffix.lower()}"
+        again = own == key and suffix in group
+        if again:
+            findings.add("duplicate_id", shard, own, f"{member.name} comes twice in a row")
+        if (own != key and group) or again:
             yield key, group
             group = {}
         key = own
-        group[f".{suffix.lower()}"] = member
+        group[suffix] = member
     if group:
         yield key, group
 

@@ -3,7 +3,8 @@
     data.yaml      path?: root; train, val, test: folder of pictures, list of folders, or a .txt with a picture a line;
                    names: list, or {0: name}
     images/train/a.jpg   labels/train/a.txt: "class x_centre y_centre width height" a line, shares of width and height,
-                   or "class x1 y1 x2 y2 x3 y3 ..." (a polygon: its box is taken)
+                   or "class x1 y1 x2 y2 x3 y3 ..." (a polygon: its box is taken),
+                   or, where the yaml has kpt_shape: [k, d], a box and k * d values of points, which are not used
 
 The label file is found by putting "labels" for the last "images" of the path, or lies beside the picture; without one
 the picture has no object.
@@ -33,12 +34,14 @@ SPLITS = ("train", "val", "test")
 def read_yolo(path: StrPath, split: str = "train", *, findings: Findings | None = None) -> Iterator[Sample]:
     """The pictures of one split by their names. path: data.yaml or its folder.
 
-    A picture that can't be opened is recorded (unreadable_image) and left out, as its boxes have no pixels.
+    A picture that can't be opened is recorded (unreadable_image) and left out, as its boxes have no pixels; so is one
+    whose label file can't be read (unparsable).
     Raises DataError when the yaml has no such split or no names.
     """
     report = findings if findings is not None else Findings(keep=False)
     file = yolo_yaml(path)
     names = yolo_names(file)
+    points = _point_values(file)
     images = yolo_images(file, split)
     ids = _ids(images)
     labelled = {image: _label_file(image) for image in images}
@@ -48,9 +51,13 @@ def read_yolo(path: StrPath, split: str = "train", *, findings: Findings | None 
         try:
             size = image_size(str(image))
         except DataError as error:
-            report.add("unreadable_image" if image.exists() else "missing_image", file, image.name, str(error))
+            report.add("unreadable_image" if os.path.exists(image) else "missing_image", file, image.name, str(error))
             continue
-        corners, labels = _objects(labelled[image], size, len(names), report)
+        try:
+            corners, labels = _objects(labelled[image], size, len(names), points, report)
+        except DataError as error:
+            report.add("unparsable", labelled[image], image.stem, str(error))
+            continue
         boxes, kept = usable_boxes(corners, size, report, labelled[image], image.stem)
         yield Sample(
             image=str(image),
@@ -118,7 +125,7 @@ def _label_file(image: Path) -> Path:
             parts[i] = "labels"
             break
     usual, beside = Path(*parts).with_suffix(".txt"), image.with_suffix(".txt")
-    return beside if beside.is_file() and not usual.is_file() else usual
+    return beside if os.path.isfile(beside) and not os.path.isfile(usual) else usual
 
 
 def _ids(images: list[Path]) -> dict[Path, str]:
@@ -141,21 +148,32 @@ def _without_picture(labelled: Mapping[Path, Path]) -> list[Path]:
     )
 
 
+def _point_values(file: Path) -> int:
+    """How many values of points follow the box in each line of labels. Raises DataError."""
+    shape = read_yaml(file).get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise DataError(f"{file}: kpt_shape is not [points, values of each]: {shape!r:.80}")
+    return shape[0] * shape[1]
+
+
 def _objects(
-    file: Path, size: tuple[int, int], classes: int, findings: Findings
+    file: Path, size: tuple[int, int], classes: int, points: int, findings: Findings
 ) -> tuple[list[list[float]], list[int]]:
     corners, labels = [], []
-    for number, line in enumerate(read_lines(file) if file.is_file() else (), start=1):
+    for number, line in enumerate(read_lines(file) if os.path.isfile(file) else (), start=1):
         try:
             label, *values = (float(v) for v in line.split())
         except ValueError:
             label, values = -1.0, []
-        if len(values) < 4 or len(values) % 2 or not math.isfinite(label) or label != int(label):
+        fits = len(values) == 4 + points if points else len(values) >= 4 and len(values) % 2 == 0
+        if not fits or not math.isfinite(label) or label != int(label):
             findings.add("malformed", file, file.stem, f"line {number}: not a class and its place: {line!r:.60}")
         elif not 0 <= label < classes:
             findings.add("unmapped_class", file, file.stem, f"line {number}: there is no class {label:g}")
         else:
-            corners.append(_corners(values, size))
+            corners.append(_corners(values[:4] if points else values, size))
             labels.append(int(label))
     return corners, labels
 
