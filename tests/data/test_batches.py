@@ -122,3 +122,15 @@ def test_boxes_whose_words_lie_beyond_the_limit_are_dropped_and_counted():
     assert tokens[0].nonzero().tolist() == [[1]]
     assert batch.labels[0].tolist() == [0]
     assert batch.dropped == 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_reads_like_one_of_this_process(tmp_path, workers):
+    missing = [Sample(str(tmp_path / f"{i}.png"), (40, 60), np.zeros((0, 4)), categories=NAMES, labels=[],
+                      exhaustive=True, image_id=i) for i in range(4)]  # fmt: skip
+    mixed = Mixture([Source("gone", missing, detection_prompt_with_negatives)], 0)
+    with pytest.raises(DataError) as caught:
+        next(iter(batch_stream(mixed, (), Preparation(32, 64), 2, workers=workers)))
+    assert "gone" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)

@@ -196,6 +196,17 @@ def test_wrong_settings_and_missing_data_are_named(tmp_path: Path):
         training.held_out(find_recipe("nano", {"held_out": str(tmp_path / "held.json")}))  # type: ignore[arg-type]
 
 
+def test_pictures_packed_from_other_data_are_refused(model: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found = [(Picture("coco", "1", BOXES[:1], labels=("dog",)), png((9, 9, 9)))]
+    monkeypatch.setattr(training, "pictures", lambda recipe: iter(found))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for _ in range(2):  # the second time it is read
+        training._packed(replace(RECIPES["nano"](), data=str(tmp_path / "one")), model, folder)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"holds pictures packed from .*one: give another --output"):
+        training._packed(replace(RECIPES["nano"](), data=str(tmp_path / "two")), model, folder)  # type: ignore[arg-type]
+
+
 def test_the_first_batch_is_drawn(shared: Path, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recipe = small_recipe(earlier, data=str(shared / "data"))
     few = [next(item for item in training.pictures(recipe) if item[0].group == "captions")]
