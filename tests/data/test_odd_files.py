@@ -15,7 +15,7 @@ from openglip.data.batches import Views, batch_stream
 from openglip.data.check import check
 from openglip.data.convert import convert
 from openglip.data.findings import Findings
-from openglip.data.formats import open_splits
+from openglip.data.formats import open_splits, sniff
 from openglip.data.mixtures import Mixture, Row, Source, repeat_factors
 from openglip.data.prompts import caption_prompt, detection_prompt_with_negatives
 from openglip.data.readers.objects365 import read_objects365_tsv
@@ -198,3 +198,14 @@ def test_words_from_right_to_left_are_drawn():
     pixels = np.asarray(draw(image, boxes, [0, 1, 2], words, caption=caption, phrase_spans=spans))
     below = pixels[pixels.shape[1] * 80 // 100 :]
     assert all((below == colour_of(label)).all(-1).any() for label in range(3))
+
+
+def test_a_set_whose_first_row_is_broken_is_still_known(tmp_path):
+    caption = json.dumps({"caption": "a cat", "bboxes": [[1, 2, 30, 40]], "spans": [[[2, 5]]]})
+    assert sniff(tsv_set(tmp_path, ["[oops", caption], ["abc", "abc"])) == "caption-tsv"
+
+
+def test_a_set_of_several_label_files_is_named(tmp_path):
+    path = write(tmp_path / "set.yaml", "img: a.tsv\nlabel: [a.tsv, b.tsv]\n")
+    with pytest.raises(DataError, match=r"set\.yaml: label names no file"):
+        sniff(path)

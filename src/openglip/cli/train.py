@@ -48,7 +48,9 @@ def train(
         assert recipe is not None
         folder = Path(output) if output is not None else Path("runs") / Path(recipe).stem
         found = run.start(recipe, folder, settings)
-    return run.train(found, folder, evaluate=evaluate or evaluation_of(found), device=device, report=report)
+    if evaluate is None and found.evaluate_every:
+        evaluate = evaluation_of(found)
+    return run.train(found, folder, evaluate=evaluate, device=device, report=report)
 
 
 def evaluation_of(recipe: Recipe) -> Evaluate | None:
@@ -60,7 +62,7 @@ def evaluation_of(recipe: Recipe) -> Evaluate | None:
     from openglip.evaluation.coco import FIGURES
 
     known = figures.SHAPES_FIGURES if recipe.name == "debug" and recipe.val is None else FIGURES
-    if recipe.evaluate_every and recipe.best not in known:
+    if recipe.best not in known:
         near = difflib.get_close_matches(recipe.best, known, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
         raise ConfigError(f"the evaluation gives no figure {recipe.best!r} (best): {advice}")
@@ -69,7 +71,7 @@ def evaluation_of(recipe: Recipe) -> Evaluate | None:
     if recipe.name == "debug":
         return figures.on_shapes()
     annotations = Path(recipe.data) / "coco" / "annotations" / "instances_val2017.json"
-    if recipe.evaluate_every and annotations.is_file():
+    if annotations.is_file():
         return figures.on_coco(annotations, Path(recipe.data) / "coco" / "val2017")
     return None
 
@@ -133,7 +135,10 @@ def _dry_run(name: str, changes: Mapping[str, str], output: Path | None, device:
     from openglip.train.plan import plan, plan_text
 
     found = run.find_recipe(name, changes)
-    evaluation_of(found)
+    if found.evaluate_every:
+        evaluation_of(found)
+    if output is not None and output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file: give a folder for the plan's pictures")
     pictures = None if output is None else output / "plan"
     with torch.device("meta"):  # its shapes are enough
         model = run.initial_model(found)

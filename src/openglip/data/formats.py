@@ -141,9 +141,17 @@ def _sniff_json(path: Path) -> str | None:
 
 
 def _sniff_tsv(path: Path) -> str | None:
-    labels = TsvFile(read_tsv_set(path).files["label"], make_index=True)
-    first = labels.parsed(0) if len(labels) else None
-    return "caption-tsv" if isinstance(first, dict) and "caption" in first else "objects365-tsv"
+    files = read_tsv_set(path).files
+    if "label" not in files:
+        raise DataError(f"{path}: label names no file; a set has one, so give a yaml to each of several")
+    labels = TsvFile(files["label"], make_index=True)
+    for number in range(len(labels)):
+        try:
+            row = labels.parsed(number)
+        except DataError:
+            continue  # said when it is read
+        return "caption-tsv" if isinstance(row, dict) and "caption" in row else "objects365-tsv"
+    return "objects365-tsv"
 
 
 def _parts(path: Path) -> dict[str, Path]:
