@@ -1,8 +1,9 @@
 """Seconds and peak memory of a training step, each in a fresh process: GLIP-T and GLIP-L, with and without fusion.
 
 Beside the paper's cost table (inference on a P100, training on a V100): what ours costs on this machine. On a GPU the
-same script reports CUDA memory. What would not fit, by an estimate (kept activations, weights, gradients, moments),
-isn't tried; the estimate stands in its place. Rows of earlier calls stay in the file: it can be made bit by bit.
+same script reports CUDA memory. Of what would not fit, by an estimate (kept activations, weights, gradients, moments),
+only the inference is measured; the estimate stands in the step's place. Rows of earlier calls stay in the file: it can
+be made bit by bit.
 
     python benchmarks/training_cost.py [--device cuda] [--batches 1 2 4] [--models glip-t glip-t-a glip-l]
     python benchmarks/training_cost.py --memory-only --models glip-t --batches 1      # one training step, no times
@@ -33,8 +34,8 @@ PAPER = {  # images a second and GB; GLIP paper, table of the cost of fusion: in
 SIZE = (800, 1344)
 
 
-def child(name: str, batch: int, device: str, memory_only: bool) -> None:
-    """One forward pass without and one step with gradients at 800 x 1344 with 194 tokens."""
+def child(name: str, batch: int, device: str, memory_only: bool, inference_only: bool) -> None:
+    """The second of two forward passes without and of two steps with gradients at 800 x 1344 with 194 tokens."""
     from openglip.train.losses import GroundingCriterion
     from openglip.weights.load import build_model
 
@@ -59,7 +60,8 @@ def child(name: str, batch: int, device: str, memory_only: bool) -> None:
         step()
         print(json.dumps({"training_peak_gib": peak_gib(device)}))
         return
-    for mode, call in (("inference", lambda: model.eval()(images, ids, mask)), ("training", step)):
+    calls = {"inference": lambda: model.eval()(images, ids, mask), "training": step}
+    for mode, call in list(calls.items())[: 1 if inference_only else 2]:
         with torch.set_grad_enabled(mode == "training"):
             model.train(mode == "training")
             call()
@@ -112,18 +114,27 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--models", nargs="+", default=["glip-t", "glip-t-a", "glip-l"])
     parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--inference-only", action="store_true")
     parser.add_argument("--child", nargs=2)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child[0], int(arguments.child[1]), arguments.device, arguments.memory_only)
+        child(
+            arguments.child[0],
+            int(arguments.child[1]),
+            arguments.device,
+            arguments.memory_only,
+            arguments.inference_only,
+        )
         return
     result: dict[str, Any] = {"paper": PAPER, "device": arguments.device, "rows": earlier(arguments.device)}
     for name in arguments.models:
         for batch in arguments.batches:
             row: dict[str, Any] = {"estimate_gib": estimate_gib(name, batch), "free_gib": free_gib(arguments.device)}
-            if row["estimate_gib"] < 0.9 * row["free_gib"]:
+            fits = row["estimate_gib"] < 0.9 * row["free_gib"]
+            if fits or not arguments.memory_only:
                 command = [sys.executable, __file__, "--device", arguments.device, "--child", name, str(batch)]
                 command += ["--memory-only"] * arguments.memory_only
+                command += ["--inference-only"] * (arguments.inference_only or not fits)
                 run = subprocess.run(command, capture_output=True, text=True)
                 row |= json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {"failed": run.stderr[-200:]}
             key = f"{name} batch {batch}"
