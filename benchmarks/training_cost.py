@@ -34,7 +34,7 @@ PAPER = {  # images a second and GB; GLIP paper, table of the cost of fusion: in
 SIZE = (800, 1344)
 
 
-def child(name: str, batch: int, device: str, memory_only: bool, inference_only: bool) -> None:
+def child(name: str, batch: int, device: str, what: str) -> None:
     """The second of two forward passes without and of two steps with gradients at 800 x 1344 with 194 tokens."""
     from openglip.train.losses import GroundingCriterion
     from openglip.weights.load import build_model
@@ -55,13 +55,14 @@ def child(name: str, batch: int, device: str, memory_only: bool, inference_only:
         optimizer.step()
 
     row: dict[str, Any] = {}
-    if memory_only:
+    if what == "memory":
         model.train()
         step()
         print(json.dumps({"training_peak_gib": peak_gib(device)}))
         return
-    calls = {"inference": lambda: model.eval()(images, ids, mask), "training": step}
-    for mode, call in list(calls.items())[: 1 if inference_only else 2]:
+    for mode, call in (("inference", lambda: model.eval()(images, ids, mask)), ("training", step)):
+        if what == "inference" and mode != what:
+            continue
         with torch.set_grad_enabled(mode == "training"):
             model.train(mode == "training")
             call()
@@ -114,17 +115,11 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--models", nargs="+", default=["glip-t", "glip-t-a", "glip-l"])
     parser.add_argument("--memory-only", action="store_true")
-    parser.add_argument("--inference-only", action="store_true")
-    parser.add_argument("--child", nargs=2)
+    parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
-        child(
-            arguments.child[0],
-            int(arguments.child[1]),
-            arguments.device,
-            arguments.memory_only,
-            arguments.inference_only,
-        )
+        name, batch, what = arguments.child
+        child(name, int(batch), arguments.device, what)
         return
     result: dict[str, Any] = {"paper": PAPER, "device": arguments.device, "rows": earlier(arguments.device)}
     for name in arguments.models:
@@ -132,9 +127,8 @@ def main() -> None:
             row: dict[str, Any] = {"estimate_gib": estimate_gib(name, batch), "free_gib": free_gib(arguments.device)}
             fits = row["estimate_gib"] < 0.9 * row["free_gib"]
             if fits or not arguments.memory_only:
-                command = [sys.executable, __file__, "--device", arguments.device, "--child", name, str(batch)]
-                command += ["--memory-only"] * arguments.memory_only
-                command += ["--inference-only"] * (arguments.inference_only or not fits)
+                what = "memory" if arguments.memory_only else "both" if fits else "inference"
+                command = [sys.executable, __file__, "--device", arguments.device, "--child", name, str(batch), what]
                 run = subprocess.run(command, capture_output=True, text=True)
                 row |= json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {"failed": run.stderr[-200:]}
             key = f"{name} batch {batch}"

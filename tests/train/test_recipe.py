@@ -237,6 +237,9 @@ def test_a_second_process_is_kept_out_of_a_run(tmp_path: Path) -> None:
     assert other.stdout.readline() == "in\n"
     with pytest.raises(ConfigError, match=f"is in use by process {other.pid} on "), only_run(tmp_path):
         pass
+    with pytest.raises(ConfigError, match="is in use"):
+        start("debug", tmp_path)
+    assert not (tmp_path / "recipe.json").exists()
     other.kill()
     other.wait()
     with only_run(tmp_path):

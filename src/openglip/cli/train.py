@@ -5,7 +5,6 @@ The verb is put together here, above training and evaluation, which don't know e
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -60,16 +59,16 @@ def evaluation_of(recipe: Recipe) -> Evaluate | None:
     """
     from openglip.cli import training_figures as figures
     from openglip.evaluation.coco import FIGURES
+    from openglip.train.recipe import nearest
 
-    known = figures.SHAPES_FIGURES if recipe.name == "debug" and recipe.val is None else FIGURES
+    on_shapes = recipe.name == "debug" and recipe.val is None
+    known = figures.SHAPES_FIGURES if on_shapes else FIGURES
     if recipe.best not in known:
-        near = difflib.get_close_matches(recipe.best, known, n=1)
-        advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ConfigError(f"the evaluation gives no figure {recipe.best!r} (best): {advice}")
+        raise ConfigError(f"the evaluation gives no figure {recipe.best!r} (best): {nearest(recipe.best, known)}")
+    if on_shapes:
+        return figures.on_shapes()
     if recipe.val is not None:
         return figures.on_coco(recipe.val, recipe.val_images)
-    if recipe.name == "debug":
-        return figures.on_shapes()
     annotations = Path(recipe.data) / "coco" / "annotations" / "instances_val2017.json"
     if annotations.is_file():
         return figures.on_coco(annotations, Path(recipe.data) / "coco" / "val2017")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from openglip.data.files import StrPath
-from openglip.data.findings import Finding, Findings
+from openglip.data.findings import Finding, Findings, readable
 from openglip.data.formats import Split, open_splits
 from openglip.data.views import same_aspect
 from openglip.errors import DataError, ImageError
@@ -150,15 +150,7 @@ def _check_pictures(
 def _readable(split: Split, findings: Findings) -> Iterator[Sample]:
     """The samples of a split; an error of the reader becomes a finding."""
     try:
-        samples: Iterable[Sample] = split(findings)
-        if isinstance(samples, Sequence):
-            for i in range(len(samples)):  # made one by one: a broken one does not end the others
-                try:
-                    yield samples[i]
-                except DataError as error:
-                    findings.add("malformed", split.path, i, str(error))
-        else:
-            yield from samples
+        yield from readable(split(findings), split.path, findings)
     except DataError as error:
         findings.add("unparsable", split.path, None, str(error))
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openglip.data.files import StrPath, image_content
-from openglip.data.findings import Finding, Findings
+from openglip.data.findings import Finding, Findings, readable
 from openglip.data.formats import open_splits
-from openglip.data.readers.tsv import readable
 from openglip.data.writers import WRITERS, write_yolo
 from openglip.errors import ConfigError, DataError
 from openglip.structures.sample import FileSlice, Sample

@@ -98,13 +98,13 @@ def image_size(image: ImageReference) -> tuple[int, int]:
     """(height, width) from the header alone, upright as its EXIF tag says. Raises DataError that names the file."""
     from PIL import Image
 
-    from openglip.images.read import _DAMAGE, lies_on_its_side
+    from openglip.images.read import DAMAGE, lies_on_its_side
 
     content = image.read() if isinstance(image, FileSlice) else image
     try:
         with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
             return (picture.width, picture.height) if lies_on_its_side(picture) else (picture.height, picture.width)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(
             f"{image if not isinstance(image, bytes) else 'image'}: can't read its size: {error}"
         ) from error

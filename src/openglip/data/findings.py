@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+from openglip.errors import DataError
+from openglip.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,20 @@ class Findings:
             logger.warning("%s: left out or changed: %s", file, _listed(faults))
         elif self.counts:
             logger.info("%s: left out: %s", file, _listed(self.counts))
+
+
+def readable(samples: Iterable[Sample], path: object, findings: Findings) -> Iterator[Sample]:
+    """Samples in their order. A sequence makes them one by one (TSV): rows that can't be read are recorded as malformed
+    and left out.
+    """
+    if not isinstance(samples, Sequence):
+        yield from samples
+        return
+    for row in range(len(samples)):
+        try:
+            yield samples[row]
+        except DataError as error:
+            findings.add("malformed", path, row, str(error))
 
 
 def _listed(counts: dict[str, int]) -> str:

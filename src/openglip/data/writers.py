@@ -75,7 +75,7 @@ def odvg_record(sample: Sample, place: str, labels: dict[str, int], lost: Losses
     head = {"filename": place, "height": height, "width": width, "image_id": str(sample.image_id)}
     scores = [None] * len(sample) if sample.scores is None else sample.scores.tolist()
     if sample.caption is not None and sample.phrase_spans is not None:
-        _count_lost(sample, lost, "labels", "negatives")
+        _count_lost(sample, lost, "labels", "negatives", exhaustive=False)
         regions = [
             {"bbox": box, "phrase": name, "tokens_positive": [list(s) for s in spans], **_score(score)}
             for box, name, spans, score in zip(
@@ -188,15 +188,16 @@ WRITERS: dict[str, Callable[[Iterable[Sample], StrPath], Losses]] = {
 }
 
 
-def _count_lost(sample: Sample, lost: Losses, *fields: str) -> None:
-    """Add 1 for each of the fields that this sample has, and for one whose names without a box need not be absent: all
-    formats are read as exhaustive, but for captions that stay captions (they lose labels).
+def _count_lost(sample: Sample, lost: Losses, *fields: str, exhaustive: bool = True) -> None:
+    """Add 1 for each of the fields that this sample has, and where it becomes exhaustive and was not.
+
+    exhaustive: whether what is written is read so: all but captions that stay captions.
     """
     for field in fields:
         value = getattr(sample, field)
         if value is not None and len(value):
             lost[field] += 1
-    if not sample.exhaustive and "labels" not in fields:
+    if exhaustive and not sample.exhaustive:
         lost["not exhaustive"] += 1
 
 

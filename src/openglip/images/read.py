@@ -34,7 +34,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # what Pillow's decoders raise on damaged files, found by feeding them damaged files
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -121,7 +121,7 @@ def _from_file(file: Path | io.BytesIO, name: str, max_pixels: int | None) -> np
         raise ImageError(f"{name}: more pixels than PIL.Image.MAX_IMAGE_PIXELS allows: make it smaller") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that Pillow can read") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError(f"{name}: can't be read, {type(error).__name__}: {error}") from error
 
 
@@ -134,7 +134,7 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int | None) -> np.ndarr
         return np.array(image.transpose(turn) if turn is not None else image)
     except ImageError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError(f"{name}: can't be read, {type(error).__name__}: {error}") from error
 
 
@@ -146,7 +146,7 @@ def lies_on_its_side(image: Image.Image) -> bool:
 def _orientation(image: Image.Image, name: str) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         warnings.warn(f"{name}: damaged EXIF data, taken as upright ({error})", stacklevel=4)
         return 1
 

@@ -221,10 +221,10 @@ def nano_batches(recipe: NanoRecipe, model: Nano, folder: Path) -> NanoBatches:
 
 
 def _packed(recipe: NanoRecipe, model: Nano, folder: Path) -> tuple[Any, Texts]:
-    kept, data = folder / "data.txt", str(Path(recipe.data).resolve())
-    if (folder / "pictures.json").is_file() and kept.is_file() and kept.read_text() != data:
+    kept = folder / "data.txt"  # as the recipe has it: a resume from another place needs the packed pictures only
+    if (folder / "pictures.json").is_file() and kept.is_file() and kept.read_text() != recipe.data:
         raise ConfigError(f"{folder} holds pictures packed from {kept.read_text()}: give another --output, or empty it")
-    kept.write_text(data)
+    kept.write_text(recipe.data)
     packed = pack(pictures(recipe), folder)
     return packed, Texts.encode(all_texts(packed.pictures), model, folder)
 

@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -114,15 +114,20 @@ def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
     Raises ConfigError that names the nearest field, or the type that a field takes.
     """
     hints = typing.get_type_hints(type(recipe))
-    names = [each.name for each in dataclasses.fields(recipe) if not each.metadata.get("code")]
+    names = settings_of(recipe)
     changes = {}
     for key, value in settings.items():
         if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-            raise ConfigError(f"a recipe has no field {key!r}: {advice}")
+            raise ConfigError(f"a recipe has no field {key!r}: {nearest(key, names)}")
         changes[key] = _read(key, value, hints[key])
     return dataclasses.replace(recipe, **changes)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Advice for a message about an unknown name: the nearest that there is, else all."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
 
 
 def to_json(recipe: Recipe) -> dict[str, Any]:

@@ -71,14 +71,11 @@ def start(name: str, output: str | os.PathLike[str], settings: Mapping[str, obje
     log = folder / STEPS
     if any((folder / "checkpoints").glob("step-*")) or (log.is_file() and log.stat().st_size):
         raise ConfigError(f"{folder} holds a run already: continue it with --resume {folder}, or give another --output")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} can't be made: {error.strerror or error}") from error
     where = str(Path(name).resolve()) if name.endswith(".py") else name
     part = folder / f".{RECIPE_FILE}"
-    part.write_text(json.dumps({"recipe": where, **to_json(recipe)}, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, folder / RECIPE_FILE)
+    with only_run(folder):
+        part.write_text(json.dumps({"recipe": where, **to_json(recipe)}, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, folder / RECIPE_FILE)
     return recipe
 
 
@@ -126,17 +123,23 @@ def train(
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Keep a second run out of a folder while this one is in it; of several processes the first does.
+    """Make a folder and keep a second run out of it while this one is in it; of several processes the first does.
 
     The lock ends with its process, however that ends. Windows and some network disks have none: there it is not kept.
-    Raises ConfigError, with the other process's number, when a run is in it.
+    Raises ConfigError when it can't be made, and, with the other process's number, when a run is in it.
     """
-    if rank() != 0 or os.name == "nt":
+    if rank() != 0:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be made: {error.strerror or error}") from error
+    if os.name == "nt":
         yield
         return
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

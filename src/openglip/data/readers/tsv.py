@@ -12,7 +12,6 @@ Source: GLIP_SPEC 8.4.8.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,8 @@ import numpy as np
 import yaml
 
 from openglip.data.files import StrPath, decode, read_json, read_lines
-from openglip.data.findings import Findings
 from openglip.errors import DataError
-from openglip.structures.sample import FileSlice, Sample
+from openglip.structures.sample import FileSlice
 
 
 class TsvFile:
@@ -144,18 +142,6 @@ def read_tsv_set(path: StrPath) -> TsvSet:
     """The yaml of a TSV data set. Raises DataError with the file."""
     content = read_yaml(path)
     return TsvSet(Path(path), {str(k): Path(path).parent / v for k, v in content.items() if isinstance(v, str)})
-
-
-def readable(samples: Iterable[Sample], path: StrPath, findings: Findings) -> Iterator[Sample]:
-    """Samples in their order; those of a TSV set without the rows that can't be read (recorded: malformed)."""
-    if not isinstance(samples, Sequence):
-        yield from samples
-        return
-    for row in range(len(samples)):
-        try:
-            yield samples[row]
-        except DataError as error:
-            findings.add("malformed", path, row, str(error))
 
 
 def read_yaml(path: StrPath) -> dict[str, Any]:
