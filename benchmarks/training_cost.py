@@ -7,6 +7,7 @@ be made bit by bit.
 
     python benchmarks/training_cost.py [--device cuda] [--batches 1 2 4] [--models glip-t glip-t-a glip-l]
     python benchmarks/training_cost.py --memory-only --models glip-t --batches 1      # one training step, no times
+    python benchmarks/training_cost.py --recompute --memory-only --models glip-l      # blocks recomputed, see docs/training.md
 """
 
 from __future__ import annotations
@@ -34,18 +35,21 @@ PAPER = {  # images a second and GB; GLIP paper, table of the cost of fusion: in
 SIZE = (800, 1344)
 
 
-def child(name: str, batch: int, device: str, what: str) -> None:
+def child(name: str, batch: int, device: str, what: str, recomputed: bool) -> None:
     """The second of two forward passes without and of two steps with gradients at 800 x 1344 with 194 tokens."""
     from openglip.train.losses import GroundingCriterion
+    from openglip.train.recompute import recompute
     from openglip.weights.load import build_model
 
     model: Any = build_model(name).to(device)
+    if recomputed:
+        recompute(model)
     images = torch.randn(batch, 3, *SIZE, device=device)
     ids = torch.randint(1000, 2000, (batch, 194), device=device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     boxes = [torch.tensor([[100.0, 100.0, 400.0, 500.0], [30.0, 50.0, 90.0, 200.0]], device=device)] * batch
     words = [torch.eye(2, 194, device=device).bool()] * batch
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-6)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-6, fused=True)
 
     def step() -> None:
         out = model(images, ids, mask)
@@ -86,7 +90,7 @@ def peak_gib(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def estimate_gib(name: str, batch: int) -> float:
+def estimate_gib(name: str, batch: int, recomputed: bool) -> float:
     """Weights, gradients and two moments, and what a step keeps for its backward pass."""
     from openglip.model.builders import build
     from openglip.train.plan import cost_of_one, parameters
@@ -94,7 +98,7 @@ def estimate_gib(name: str, batch: int) -> float:
     with torch.device("meta"):
         model: Any = build(name)
     own = parameters(model)["all"]
-    return (4 * (own["parameters"] + 3 * own["trained"]) + batch * cost_of_one(model, SIZE)[1]) / 2**30
+    return (4 * (own["parameters"] + 3 * own["trained"]) + batch * cost_of_one(model, SIZE, recomputed)[1]) / 2**30
 
 
 def free_gib(device: str) -> float:
@@ -115,25 +119,28 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--models", nargs="+", default=["glip-t", "glip-t-a", "glip-l"])
     parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--child", nargs=3)
     arguments = parser.parse_args()
     if arguments.child:
         name, batch, what = arguments.child
-        child(name, int(batch), arguments.device, what)
+        child(name, int(batch), arguments.device, what, arguments.recompute)
         return
     result: dict[str, Any] = {"paper": PAPER, "device": arguments.device, "rows": earlier(arguments.device)}
     for name in arguments.models:
         for batch in arguments.batches:
-            row: dict[str, Any] = {"estimate_gib": estimate_gib(name, batch), "free_gib": free_gib(arguments.device)}
+            estimate = estimate_gib(name, batch, arguments.recompute)
+            row: dict[str, Any] = {"estimate_gib": estimate, "free_gib": free_gib(arguments.device)}
             fits = row["estimate_gib"] < 0.9 * row["free_gib"]
             if fits or not arguments.memory_only:
                 what = "memory" if arguments.memory_only else "both" if fits else "inference"
                 command = [sys.executable, __file__, "--device", arguments.device, "--child", name, str(batch), what]
+                command += ["--recompute"] * arguments.recompute
                 run = subprocess.run(command, capture_output=True, text=True)
                 row |= json.loads(run.stdout.splitlines()[-1]) if run.returncode == 0 else {"failed": run.stderr[-200:]}
-            key = f"{name} batch {batch}"
+            key = f"{name} batch {batch}" + ", recomputed" * arguments.recompute
             result["rows"][key] = result["rows"].get(key, {}) | row
-            print(f"{name} batch {batch}: {row}", flush=True)
+            print(f"{key}: {row}", flush=True)
     print(machine())
     write(f"training_cost_{arguments.device}", result)
 

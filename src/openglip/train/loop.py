@@ -89,7 +89,7 @@ def fit(
     freeze(model, recipe.frozen)
     lr_of = dict(recipe.lr_of) | ({} if recipe.text_lr is None else {"language_backbone.": recipe.text_lr})
     groups = parameter_groups(model.named_parameters(), recipe.lr, recipe.weight_decay, lr_of, recipe.bias_factor)
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     schedule = make_schedule(recipe)
     average = Average(model, recipe.average, recipe.average_warmup) if recipe.average else None
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]

@@ -21,10 +21,11 @@ from openglip.model.nano import TEXT_DIM
 from openglip.train import nano
 from openglip.train.optim import freeze
 from openglip.train.recipe import Recipe, to_json
+from openglip.train.recompute import BLOCKS
 
 EFFICIENCY = 0.4  # share of the measured rate of large matrix products that training reaches
 TOKENS = 128
-STEP_OVER_PASS = 3  # forward and backward pass against the forward pass alone
+STEP_OVER_PASS = 3  # forward and backward pass against the forward pass alone; 4 where blocks are recomputed
 
 
 def plan(recipe: Recipe, model: Any, device: torch.device, pictures: Path | None = None) -> dict[str, Any]:
@@ -36,16 +37,17 @@ def plan(recipe: Recipe, model: Any, device: torch.device, pictures: Path | None
     embedded = isinstance(recipe, nano.NanoRecipe)
     mixture, data = (None, _packed(recipe, pictures)) if embedded else _mixed(recipe, pictures)
     size = nano.SMALL if embedded else _typical_size(recipe, model, mixture)
-    flops, held = cost_of_one(model, size)
+    flops, held = cost_of_one(model, size, recipe.recompute)
+    over = STEP_OVER_PASS + recipe.recompute
     small = recipe.batch_size // recipe.accumulate
     rate = _product_rate(device) * EFFICIENCY
     return {
         "recipe": to_json(recipe),
         "parameters": parameters(model),
         "picture_size": list(size),
-        "gflop_per_picture": round(STEP_OVER_PASS * flops / 1e9, 1),
+        "gflop_per_picture": round(over * flops / 1e9, 1),
         "memory_gb_estimate": round((_state_bytes(model, recipe) + small * held) / 2**30, 2),
-        "hours_estimate": round(recipe.steps * recipe.batch_size * STEP_OVER_PASS * flops / rate / 3600, 2),
+        "hours_estimate": round(recipe.steps * recipe.batch_size * over * flops / rate / 3600, 2),
         "estimated_for": f"one {device.type} at {rate / 1e9:.0f} GFLOP/s, all {recipe.batch_size} pictures on it",
         **data,
         **({"files_missing": missing} if (missing := _missing(recipe)) else {}),
@@ -73,15 +75,34 @@ def parameters(model: nn.Module) -> dict[str, dict[str, int]]:
     return counts
 
 
-def cost_of_one(model: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Operations of a forward pass of one picture, and bytes kept for its backward pass; nothing is computed."""
+def cost_of_one(model: Any, size: tuple[int, int], recomputed: bool = False) -> tuple[int, int]:
+    """Operations of a forward pass of one picture, and bytes kept for its backward pass; nothing is computed.
+
+    recomputed: of `train.recompute`'s blocks their inputs are kept, and for a while all of the largest.
+    """
     meta = _on_meta(model)
-    kept: dict[int, int] = {}
+    kept: list[dict[int, int]] = [{}]  # by storage; the last is of the block that runs
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        kept[-1][id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
         return tensor
 
+    largest = 0
+
+    def enter(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for tensor in inputs:
+            if isinstance(tensor, Tensor):
+                keep(tensor)
+        kept.append({})
+
+    def leave(*_: Any) -> None:
+        nonlocal largest
+        largest = max(largest, sum(kept.pop().values()))
+
+    for block in meta.modules():
+        if recomputed and isinstance(block, BLOCKS):
+            block.register_forward_pre_hook(enter)
+            block.register_forward_hook(leave)
     height, width = padded_size(*size, model.preparation.multiple)
     words = torch.ones(1, TOKENS, device="meta")
     ids = words[..., None].expand(1, TOKENS, 2 * TEXT_DIM) if isinstance(model, nano.NanoInTraining) else words.long()
@@ -90,7 +111,7 @@ def cost_of_one(model: Any, size: tuple[int, int]) -> tuple[int, int]:
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = meta(torch.zeros(1, 3, height, width, device="meta"), *text)
     del outputs
-    return counter.get_total_flops(), sum(kept.values())
+    return counter.get_total_flops(), sum(kept[0].values()) + largest
 
 
 def _on_meta(model: Any) -> Any:

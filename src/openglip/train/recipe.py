@@ -34,7 +34,8 @@ class Recipe:
     0 for none; average_warmup: makes its decay at most (n + 1) / (n + 1 + average_warmup) in step n, so that a short
     run forgets its start; use_average: evaluate it and give it out instead of the weights. val: a COCO json that the
     model is judged by every `evaluate_every` steps, on the pictures in `val_images` (None: beside the file). trackers:
-    "tensorboard", "wandb".
+    "tensorboard", "wandb". recompute: keep less memory and take a third more time (`train.recompute`); for GLIP and
+    DyHead.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Recipe:
     clip: float = 1.0
     accumulate: int = 1
     precision: Precision = "fp32"
+    recompute: bool = False
     average: float = 0.0
     average_warmup: int = 0
     use_average: bool = False

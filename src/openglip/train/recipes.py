@@ -213,7 +213,7 @@ def debug() -> Recipe:
         model="debug",
         data="generated",
         sources=_shapes,
-        steps=480,
+        steps=400,
         batch_size=16,
         lr=1.5e-3,
         sub_sentences=True,
@@ -224,7 +224,7 @@ def debug() -> Recipe:
         average=0.98,
         use_average=True,
         checkpoint_every=100,
-        evaluate_every=160,
+        evaluate_every=200,
         workers=0,
     )
 

@@ -33,6 +33,7 @@ from openglip.train.parallel import process_group, rank, world_size
 from openglip.train.pretrained import load_parts
 from openglip.train.recipe import Recipe, settings_of, to_json, with_settings
 from openglip.train.recipes import RECIPES
+from openglip.train.recompute import recompute
 from openglip.train.trackers import trackers
 from openglip.weights.files import read_checkpoint
 from openglip.weights.keys import from_official
@@ -183,6 +184,8 @@ def new_model(recipe: Recipe) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model.contrast = RegionWords(model.head.cls_logits.in_channels, model.head.text_dim, recipe.contrast)
+    if recipe.recompute:
+        recompute(model)
     return model
 
 
