@@ -7,7 +7,7 @@ be made bit by bit.
 
     python benchmarks/training_cost.py [--device cuda] [--batches 1 2 4] [--models glip-t glip-t-a glip-l]
     python benchmarks/training_cost.py --memory-only --models glip-t --batches 1      # one training step, no times
-    python benchmarks/training_cost.py --recompute --memory-only --models glip-l      # blocks recomputed, see docs/training.md
+    python benchmarks/training_cost.py --recompute --memory-only --models glip-l # `train.recompute`
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Less memory for more time: a block keeps its inputs only, and is computed again in the backward pass.
 
-Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. Fusion blocks are recomputed in any case, as in
-the official recipe.
+Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. Fusion blocks are recomputed in any case, as
+in the official recipe.
 """
 
 from __future__ import annotations
