@@ -193,7 +193,7 @@ def test_wrong_settings_and_missing_data_are_named(tmp_path: Path):
         training.describe(replace(RECIPES["nano"](), data=str(tmp_path)))  # type: ignore[arg-type]
     (tmp_path / "held.json").write_text('{"flickr30k": []}')
     with pytest.raises(DataError, match="must hold lists of ids by flickr30k and coco_mini"):
-        training.held_out(find_recipe("nano", {"held_out": str(tmp_path / "held.json")}))  # type: ignore[arg-type]
+        training.held_out(str(tmp_path / "held.json"))
 
 
 def test_pictures_packed_from_other_data_are_refused(model: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

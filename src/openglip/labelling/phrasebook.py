@@ -67,7 +67,7 @@ class PhraseBook:
             start += len(part)
         hidden = torch.cat(parts)
         features = TextFeatures(hidden, torch.ones(len(hidden), dtype=torch.bool, device=hidden.device))
-        return EncodedPrompt(features, tuple(places), torch.arange(begin, end))
+        return EncodedPrompt(features, tuple(places), torch.arange(begin, end), phrases=True)
 
 
 def _runs(items: list[Any], size: int) -> Iterator[list[Any]]:

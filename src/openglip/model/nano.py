@@ -21,6 +21,8 @@ from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import convolve
 from openglip.model.mobilenet import MobileNetV2
+from openglip.model.postprocess import Found
+from openglip.model.second_look import CANDIDATES, OTHERS, SecondLook, read_points
 from openglip.model.yolox import CLASSES, Yolox, double
 from openglip.prompts.tables import coco_thesaurus, read_table
 
@@ -115,7 +117,7 @@ class Nano(nn.Module):
         super().__init__()
         self.anchors = PLACES
         self.coder = BoxCoder()
-        self.bert = Bert(dim=TEXT_DIM, layers=6, heads=12, hidden=1536, dropout=0.0)
+        self.bert = Bert(dim=TEXT_DIM, layers=6, heads=12, hidden=1536, positions=self.max_tokens, dropout=0.0)
         self.bert.embeddings.word_embeddings = WordTable(30522, TEXT_DIM)  # type: ignore[assignment]
         self.yolox = Yolox()
         self.mobilenet = MobileNetV2()
@@ -132,6 +134,7 @@ class Nano(nn.Module):
         self.words = nn.Sequential(nn.Linear(2 * TEXT_DIM, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.looks = nn.ModuleList(Look(dim) for _ in range(looks))
         self.asks = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim + 1))
+        self.second_look = SecondLook(dim)
         self.register_buffer("names", torch.zeros(CLASSES, TEXT_DIM))  # the 80 names' mean features, unit length
         meant = torch.tensor([i for _, i in other_words()])
         self.register_buffer("meant", meant, persistent=False)
@@ -250,14 +253,59 @@ class Nano(nn.Module):
         words, like, _ = text.hidden.split([text.hidden.shape[2] - 2 * CLASSES, CLASSES, CLASSES], -1)
         dim = words.shape[2]
         keys, seen, boxes, central, scores = _places(levels).split([dim, dim, 4, 1, CLASSES], 2)
-        coarse = seen[:, sizes[0][0] * sizes[0][1] :]
-        for look in self.looks:
-            words = look(words, coarse)
-        asked, bias = self.asks(words).split([dim, 1], -1)
+        asked, bias = self._ask(words, seen[:, sizes[0][0] * sizes[0][1] :]).split([dim, 1], -1)
         logits = keys @ asked.transpose(1, 2) / dim**0.5 + bias.transpose(1, 2) + self.prior
         known = (scores @ like.transpose(1, 2)).clamp(max=1)
         logits = logits + self.trust * torch.log1p(known / LEAST)
         return HeadOutputs(logits, boxes, central[..., 0], sizes)
+
+    def _ask(self, words: Tensor, coarse: Tensor) -> Tensor:
+        """What words (B x L x D) ask of keys, after a look at the coarse places (B x N x D): B x L x (D + 1)."""
+        for look in self.looks:
+            words = look(words, coarse)
+        return self.asks(words)
+
+    def phrases(self, pyramid: Sequence[Tensor], hidden: Tensor, token_map: Sequence[Sequence[int]]) -> Tensor:
+        """What phrases say, and what they ask of one picture: N x 2 D, means over their tokens. See `look_again`."""
+        words = hidden[None, :, : -2 * CLASSES].float()
+        dim = words.shape[2]
+        coarse = torch.cat([level[0, dim : 2 * dim].float().flatten(1).T for level in pyramid[1:3]])
+        both = torch.cat([words, self._ask(words, coarse[None])[..., :dim]], 2)[0]
+        return torch.stack([both[list(tokens)].mean(0) for tokens in token_map])
+
+    def look_again(
+        self,
+        found: Found,
+        pyramid: Sequence[Tensor],
+        hidden: Tensor,
+        token_map: Sequence[Sequence[int]],
+        image_size: tuple[int, int],
+    ) -> Found:
+        """The best `CANDIDATES` boxes of each phrase, mended and scored anew; boxes of one thing may coincide then. The
+        best score of a phrase is what it was.
+
+        found: of one picture, best first; pyramid: of that picture, 1 x C x h x w; hidden: L x (D + 160), of `read`;
+        token_map: tokens of each phrase; image_size: un-padded (height, width), in pixels.
+        """
+        words = self.phrases(pyramid, hidden, token_map)
+        levels = [level[0, : words.shape[1]] for level in pyramid[:3]]
+        size = words.new_tensor([image_size[::-1]])
+        parts = []
+        for phrase, own in enumerate(words[:, None]):
+            rows = (found.labels == phrase).nonzero()[:CANDIDATES, 0]
+            if not len(rows):
+                continue
+            boxes, scores = found.boxes[rows].to(size.device), found.scores[rows].to(size.device).float()
+            seen = read_points(levels, PLACES.strides[:3], boxes)[None]
+            mended, logits = self.second_look(seen, boxes[None], scores[None], own, size)
+            way = torch.full_like(scores, OTHERS).index_fill(0, logits[0].argmax(), 1.0)
+            boxes = boxes.lerp(mended[0], way[:, None])
+            boxes = torch.minimum(boxes.clamp(min=0), size.repeat(1, 2) - 1)
+            # only the first stage has learned what is absent: the best score stays its best
+            scores = (logits[0] - logits.max() + scores[:1].clamp(1e-4, 1 - 1e-4).logit()).sigmoid()
+            order = scores.argsort(descending=True)
+            parts.append(Found(boxes[order].cpu(), scores[order].cpu(), found.labels[rows]))
+        return Found(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else found
 
     def _guesses(self, raw: Sequence[Tensor]) -> list[Tensor]:
         """The detector's boxes as offsets from our anchors, B x 4 x h x w per level."""

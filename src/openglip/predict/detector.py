@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
 from openglip.images.read import ImageSource, describe, read_image
-from openglip.model.head import HeadOutputs
+from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
 from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
 from openglip.predict.text import EncodedText, TextEncoder, stack
@@ -380,19 +380,16 @@ class Detector:
                 outputs: HeadOutputs = self.model.align(pyramid, stack(prompts))
                 anchors = self.model.anchors(outputs.sizes, device=self.device)
                 for row, (i, prompt) in enumerate(zip(members, prompts, strict=True)):
-                    scores = class_scores(outputs.logits[row], prompt.token_map, self.model.aggregation)
-                    best = best_candidates(
-                        scores,
-                        outputs.box_regression[row],
-                        outputs.centerness[row],
-                        anchors,
-                        outputs.sizes,
-                        encoded[i].network_size,
-                        score_cut=self.model.score_cut,
-                        coder=getattr(self.model, "coder", None),
-                        least=float(min(thresholds[i], default=0)),
-                    )
+                    again = prompt.phrases and hasattr(self.model, "look_again")
+                    size = encoded[i].network_size
+                    least = 0 if again else float(min(thresholds[i], default=0))
+                    best = candidates(self.model, outputs, row, prompt.token_map, anchors, size, least)
                     best = suppress(best, settings.nms_iou)
+                    if again:
+                        levels = [level[row : row + 1] for level in pyramid]
+                        hidden = cast("TextFeatures", prompt.features).hidden
+                        best = self.model.look_again(best, levels, hidden, prompt.token_map, size)
+                        best = suppress(best, settings.nms_iou)
                     found[i].append(best._replace(labels=prompt.labels[best.labels]))
         return [self._finish(parts, encoded[i], words[i], thresholds[i], settings) for i, parts in enumerate(found)]
 
@@ -453,6 +450,29 @@ class Detector:
         """What the model runs in: no gradients, and this detector's precision."""
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, self.precision == "bf16"):
             yield
+
+
+def candidates(
+    model: Any,
+    outputs: HeadOutputs,
+    row: int,
+    token_map: Sequence[Sequence[int]],
+    anchors: Tensor,
+    image_size: tuple[int, int],
+    least: float = 0.0,
+) -> Found:
+    """`best_candidates` of one image of a batch, by the entries of its prompt; image_size: un-padded, in pixels."""
+    return best_candidates(
+        class_scores(outputs.logits[row], token_map, model.aggregation),
+        outputs.box_regression[row],
+        outputs.centerness[row],
+        anchors,
+        outputs.sizes,
+        image_size,
+        score_cut=model.score_cut,
+        coder=getattr(model, "coder", None),
+        least=least,
+    )
 
 
 def load(

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,11 +36,13 @@ class EncodedPrompt:
     """One prompt: its features (None for the closed set), each entry's tokens and place in the vocabulary.
 
     features: hidden L x D and mask L; where a model compares each word by itself, of the entries' tokens only.
+    phrases: whether the entries are phrases of captions, whose boxes some models look at twice.
     """
 
     features: TextFeatures | None
     token_map: tuple[tuple[int, ...], ...]
     labels: Tensor
+    phrases: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +127,7 @@ class TextEncoder:
         for run in split_names(phrases, max_tokens=self.model.max_tokens):
             own = [phrases[i] for i in run]
             prompt = detection_prompt(own, wordings=[("", phrase, "") for phrase in own])
-            prompts.append(self._encode(prompt, torch.tensor(list(run))))
+            prompts.append(replace(self._encode(prompt, torch.tensor(list(run))), phrases=True))
         return tuple(prompts)
 
     def _closed_set(self, names: tuple[str, ...]) -> EncodedText:

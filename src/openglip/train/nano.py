@@ -144,6 +144,8 @@ def _text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     words = state.pop("embeddings.word_embeddings.weight")
     scale = words.abs().amax(1, keepdim=True) / 127
     kept = {k: v.half().float() for k, v in state.items() if not k.startswith("pooler") and "position_ids" not in k}
+    positions = "embeddings.position_embeddings.weight"
+    kept[positions] = kept[positions][: Nano.max_tokens].clone()  # longer texts are refused
     kept["embeddings.word_embeddings.values"] = (words / scale).round().to(torch.int8)
     kept["embeddings.word_embeddings.scale"] = scale.half().float()
     return kept
@@ -197,20 +199,20 @@ def pictures(recipe: NanoRecipe) -> Iterator[tuple[Picture, ImageReference]]:
         yield from labelled(data / folder / "annotations" / "train.json", group, EXHAUSTIVE[group])
 
 
-def held_out(recipe: NanoRecipe) -> set[tuple[str, str]]:
-    """Group and id of each picture that is left out."""
-    if recipe.held_out is None:
+def held_out(path: str | None) -> set[tuple[str, str]]:
+    """Group and id of each picture that is left out, of a file as `NanoRecipe.held_out`."""
+    if path is None:
         return set()
-    listed = read_json(recipe.held_out)
+    listed = read_json(path)
     names = {"captions": "flickr30k", "coco": "coco_mini"}
     if not isinstance(listed, dict) or not all(isinstance(listed.get(name), list) for name in names.values()):
-        raise DataError(f"{recipe.held_out} must hold lists of ids by {' and '.join(names.values())}")
+        raise DataError(f"{path} must hold lists of ids by {' and '.join(names.values())}")
     return {(group, str(i)) for group, name in names.items() for i in listed[name]}
 
 
 def nano_batches(recipe: NanoRecipe, model: Nano, folder: Path) -> NanoBatches:
     """Pack the pictures and encode the texts in a folder, or read what lies there; the first process does the work."""
-    left_out = held_out(recipe)
+    left_out = held_out(recipe.held_out)
     if rank() == 0:
         _packed(recipe, model, folder)
     from_first_rank(None, next(model.parameters()).device)
@@ -300,7 +302,7 @@ def _full_precision_depthwise(model: nn.Module) -> None:
 
 def describe(recipe: NanoRecipe) -> dict[str, Any]:
     """What a plan says of the data: samples by group, shares, how often they are seen."""
-    left_out = held_out(recipe)
+    left_out = held_out(recipe.held_out)
     found = Counter(p.group for p, _ in pictures(recipe) if (p.group, p.image_id) not in left_out)
     seen = recipe.steps * recipe.batch_size
     return {"samples": dict(found), "share": SHARES, "epochs": round(seen / sum(found.values()), 2)}
@@ -317,7 +319,7 @@ def first_batch(recipe: NanoRecipe, folder: Path, number: int = 8) -> list[str]:
     with tempfile.TemporaryDirectory() as place:
         packed = pack([found for own in by_group.values() for found in own], place)
         texts = Texts.encode(all_texts(packed.pictures), start(NanoInTraining(), recipe), place)
-        batches = NanoBatches(packed, texts, held_out(recipe))
+        batches = NanoBatches(packed, texts, held_out(recipe.held_out))
         for i, (_, ask, seen) in enumerate(batches.drawn(number, LARGE, random.Random(recipe.seed))):
             caption, places = batches.words(ask)
             spans: dict[int, Spans] = {}

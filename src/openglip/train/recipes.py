@@ -194,7 +194,7 @@ def nano() -> NanoRecipe:
         use_average=True,
         frozen=(
             *("bert.", "yolox.", "mobilenet.stem."),
-            *("mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2."),
+            *("mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.", "second_look."),
         ),
         checkpoint_every=200,
         workers=0,
@@ -213,7 +213,7 @@ def debug() -> Recipe:
         model="debug",
         data="generated",
         sources=_shapes,
-        steps=400,
+        steps=440,
         batch_size=16,
         lr=1.5e-3,
         sub_sentences=True,
@@ -224,7 +224,7 @@ def debug() -> Recipe:
         average=0.98,
         use_average=True,
         checkpoint_every=100,
-        evaluate_every=200,
+        evaluate_every=220,
         workers=0,
     )
 
