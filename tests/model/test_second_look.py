@@ -57,6 +57,16 @@ def test_points_outside_read_the_border():
     assert (read_points(levels, STRIDES, torch.tensor([[-500.0, -500, 900, 900]])) == 7).all()
 
 
+def test_half_precision_is_near():
+    second = shaken(SecondLook(8))
+    given = drawn()
+    boxes, logits = second(*given)
+    with torch.autocast("cpu", torch.bfloat16):
+        near, logits_near = second(*given)
+    torch.testing.assert_close(near, boxes, atol=1.0, rtol=0.02)
+    torch.testing.assert_close(logits_near, logits, atol=0.1, rtol=0.05)
+
+
 def test_untrained_it_changes_nothing():
     seen, boxes, scores, words, size = drawn()
     mended, logits = SecondLook(8).eval()(seen, boxes, scores, words, size)
@@ -91,12 +101,30 @@ def test_boxes_of_a_phrase_have_a_say_in_each_other():
 def test_a_phrase_is_answered_the_same_whatever_stands_beside_it(nano: Detector):
     image = nano.encode(str(PHOTO))
     caption = "A woman in an orange suit before a flag"
-    one = nano.ground(image, caption, phrases=["a flag"], threshold=0, top_k=None)
-    both = nano.ground(image, caption, phrases=["A woman", "an orange suit", "a flag"], threshold=0, top_k=None)
-    flag = both.labels == 2
-    assert 1 < len(one) <= CANDIDATES
-    np.testing.assert_allclose(both.scores[flag], one.scores, atol=1e-4)
-    np.testing.assert_allclose(both.boxes[flag], one.boxes, atol=0.1)
+    caption += ", " + ", ".join(f"a person with {i} stripes" for i in range(20))
+    phrases = ["A woman", "an orange suit", "a flag", *(f"a person with {i} stripes" for i in range(20))]
+    both = nano.ground(image, caption, phrases=phrases, threshold=0, top_k=None)
+    for label, phrase in enumerate(phrases[1:4], 1):
+        one = nano.ground(image, caption, phrases=[phrase], threshold=0, top_k=None)
+        own = both.labels == label
+        assert 1 < len(one) <= CANDIDATES
+        np.testing.assert_allclose(both.scores[own], one.scores, atol=1e-4)
+        np.testing.assert_allclose(both.boxes[own], one.boxes, atol=0.1)
+
+
+def test_a_phrase_below_the_threshold_is_not_looked_at(nano: Detector, monkeypatch: pytest.MonkeyPatch):
+    looked = []
+    first = type(nano.model).look_again
+
+    def look_again(self, found, *rest):
+        looked.extend(found.labels.unique().tolist())
+        return first(self, found, *rest)
+
+    monkeypatch.setattr(type(nano.model), "look_again", look_again)
+    found = nano.ground(str(PHOTO), "A woman beside a submarine", phrases=["A woman", "a submarine"])
+    assert looked == [0]
+    assert set(found.names) == {"A woman"}
+    assert len(nano.ground(str(PHOTO), "a submarine", phrases=["a submarine"])) == 0
 
 
 def test_a_threshold_only_cuts(nano: Detector):

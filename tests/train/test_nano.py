@@ -187,6 +187,8 @@ def test_wrong_settings_and_missing_data_are_named(tmp_path: Path):
         find_recipe("nano", {"heldout": "x"})
     with pytest.raises(ConfigError, match="large_shares is"):
         find_recipe("nano", {"large_shares": "0.1"})
+    with pytest.raises(ConfigError, match="recompute is for GLIP and DyHead"):
+        find_recipe("nano", {"recompute": "true"})
     with pytest.raises(ConfigError, match=r"start names no file for yolox\."):
         find_recipe("nano", {"start": '{"mobilenet.": "x"}'})
     with pytest.raises(DataError, match=r"flickr8k_entities/train/ids\.txt is not there"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from openglip.errors import ConfigError, DataError
 from openglip.model.nano import Nano
 from openglip.model.second_look import CANDIDATES, SecondLook
 from openglip.train import second_look as training
@@ -108,6 +109,14 @@ def test_the_command_sees_a_photo_once_and_writes_files_that_load(
     assert (photo.scores.diff(dim=1) <= 0).all()
     monkeypatch.setattr(training, "look", lambda *_: pytest.fail("seen again"))
     training.main()
+    (tmp_path / "held.json").write_text('{"flickr30k": [7], "coco_mini": []}')
+    held = [*command, "--held-out", str(tmp_path / "held.json")]
+    monkeypatch.setattr("sys.argv", [*held, "--output", str(tmp_path / "out")])
+    with pytest.raises(ConfigError, match="other weights or other photos"):
+        training.main()
+    monkeypatch.setattr("sys.argv", [*held, "--output", str(tmp_path / "none")])
+    with pytest.raises(DataError, match="no photo to train on that is not held out"):
+        training.main()
     before, after = embedded_state(tmp_path / "first"), embedded_state(tmp_path / "out")
     load_state(Nano(), after, "out")
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key].float(), after[key].float())}

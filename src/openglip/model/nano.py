@@ -302,7 +302,7 @@ class Nano(nn.Module):
             boxes = boxes.lerp(mended[0], way[:, None])
             boxes = torch.minimum(boxes.clamp(min=0), size.repeat(1, 2) - 1)
             # only the first stage has learned what is absent: the best score stays its best
-            scores = (logits[0] - logits.max() + scores[:1].clamp(1e-4, 1 - 1e-4).logit()).sigmoid()
+            scores = (logits[0] - logits.max() + scores[:1].clamp(1e-7, 1 - 1e-7).logit()).sigmoid()
             order = scores.argsort(descending=True)
             parts.append(Found(boxes[order].cpu(), scores[order].cpu(), found.labels[rows]))
         return Found(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else found

@@ -32,7 +32,7 @@ def read_points(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor)
     """Features at the points of boxes, each read from the level that suits its size.
 
     levels: C x h x w each, fine to coarse, with their strides in pixels; boxes: N x 4, xyxy in pixels. Returns
-    N x 25 x C float32; points outside of the image read its border.
+    N x 25 x C float32; points outside of the padded image read its border.
     """
     side = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).prod(1).sqrt()
     own = torch.bucketize(side, side.new_tensor(EDGES), right=True)
@@ -43,7 +43,9 @@ def read_points(levels: Sequence[Tensor], strides: Sequence[int], boxes: Tensor)
         if len(rows):
             extent = points.new_tensor([level.shape[2], level.shape[1]]) * stride
             where = (points[rows] + 0.5) / extent * 2 - 1
-            read = F.grid_sample(level[None].float(), where[None], padding_mode="border", align_corners=False)
+            last = 1 - stride / extent  # the middle of the outermost cell; MPS knows no padding_mode="border"
+            where = torch.minimum(torch.maximum(where, -last), last)
+            read = F.grid_sample(level[None].float(), where[None], align_corners=False)
             seen[rows] = read[0].permute(1, 2, 0)
     return seen
 

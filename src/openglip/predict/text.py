@@ -116,12 +116,12 @@ class TextEncoder:
             if not found:
                 raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
         if getattr(self.model, "phrases_alone", False):
-            prompts = self._alone(prompt.names)
+            prompts = self.phrases(prompt.names)
         else:
             prompts = (self._encode(prompt, torch.arange(len(spans))),)
         return EncodedText(self.owner, prompt.names, prompts, caption, prompt.spans)
 
-    def _alone(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
+    def phrases(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
         """Phrases without the caption around them, for a model that was trained to read them so."""
         prompts = []
         for run in split_names(phrases, max_tokens=self.model.max_tokens):

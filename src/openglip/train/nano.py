@@ -88,6 +88,10 @@ class NanoRecipe(Recipe):
         super().__post_init__()
         if len(self.large_shares) != 2 or not all(0 <= share <= 1 for share in self.large_shares):
             raise ConfigError(f"large_shares is {self.large_shares}, it must be two numbers from 0 to 1")
+        if self.recompute:
+            raise ConfigError(
+                "recompute is for GLIP and DyHead: little of the embedded model is kept for its backward pass"
+            )
         if missing := {"yolox.", "mobilenet."} - set(self.start):
             raise ConfigError(f"start names no file for {', '.join(sorted(missing))}")
 

@@ -9,6 +9,8 @@ rest takes minutes: only the small second stage trains. Written are the two file
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
 import math
 import random
@@ -23,12 +25,14 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from openglip.data.files import image_content, read_lines, whole_file
 from openglip.data.pack import Picture, captioned
+from openglip.errors import ConfigError, DataError
 from openglip.images.read import read_image
 from openglip.model.nano import PLACES, Nano
-from openglip.model.postprocess import suppress
+from openglip.model.postprocess import class_scores
 from openglip.model.second_look import CANDIDATES, SecondLook, read_points
-from openglip.predict.detector import Detector, candidates
-from openglip.predict.text import stack
+from openglip.predict.detector import Detector, phrase_candidates
+from openglip.predict.text import TextEncoder, stack
+from openglip.prompts.tokens import tokenize
 from openglip.train.nano import ABOUT, embedded_state, export, held_out
 from openglip.train.optim import Average
 from openglip.weights.load import load_state
@@ -63,16 +67,18 @@ def look(detector: Detector, picture: Picture, content: bytes) -> Seen:
     image = detector.encode(read_image(content))
     height, width = image.network_size
     spans = [(caption[p.begin : p.end], p.boxes) for caption, phrases in picture.captions for p in phrases if p.boxes]
+    spans = [(text, rows) for text, rows in spans if len(tokenize(text).ids) > 2]  # some have no word piece
     phrases = list(dict.fromkeys(text for text, _ in spans))
     boxes = torch.zeros(len(phrases), CANDIDATES, 4)
     scores, words = torch.zeros(len(phrases), CANDIDATES), []
-    for prompt in detector.encode_text(phrases, chunk_size=PHRASES * 4).prompts if phrases else ():
+    for prompt in TextEncoder(model, detector).phrases(phrases) if phrases else ():
         text = stack([prompt])
         assert text is not None
         outputs = model.align(image.pyramid, text)
         words.append(model.phrases(image.pyramid, text.hidden[0], prompt.token_map))
-        anchors = model.anchors(outputs.sizes)
-        found = suppress(candidates(model, outputs, 0, prompt.token_map, anchors, image.network_size))
+        word_scores = class_scores(outputs.logits[0], prompt.token_map, model.aggregation)
+        anchors, none = model.anchors(outputs.sizes), torch.zeros(len(prompt.labels))
+        found = phrase_candidates(model, outputs, 0, word_scores, anchors, image.network_size, none)
         for label, row in enumerate(prompt.labels.tolist()):
             own = (found.labels == label).nonzero()[:CANDIDATES, 0]
             boxes[row, : len(own)], scores[row, : len(own)] = found.boxes[own], found.scores[own]
@@ -90,7 +96,10 @@ def look(detector: Detector, picture: Picture, content: bytes) -> Seen:
 
 
 def seen_photos(detector: Detector, data: Path, left_out: set[tuple[str, str]], folder: Path) -> list[Seen]:
-    """What the first stage makes of every photo of the captions; what lies in the folder is not made again."""
+    """What the first stage makes of every photo of the captions; what lies in the folder is not made again.
+
+    Raises ConfigError when the folder holds what other weights made, or of other photos.
+    """
     root = data / "flickr8k_entities" / "train"
     photos = [
         (picture, content)
@@ -98,6 +107,14 @@ def seen_photos(detector: Detector, data: Path, left_out: set[tuple[str, str]], 
         if (picture.group, picture.image_id) not in left_out
     ]
     folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(json.dumps([picture.image_id for picture, _ in photos]).encode())
+    for key, value in detector.model.state_dict().items():
+        if not key.startswith("second_look."):
+            digest.update(value.numpy().tobytes())
+    made_of = folder / "made_of.txt"
+    if made_of.is_file() and made_of.read_text() != digest.hexdigest():
+        raise ConfigError(f"{folder} is made of other weights or other photos: give another --output, or empty it")
+    made_of.write_text(digest.hexdigest())
     seen: list[Seen] = []
     for begin in range(0, len(photos), 100):
         path = folder / f"{begin}.pt"
@@ -206,7 +223,10 @@ def main() -> None:
     fresh = SecondLook(model.keys.out_channels)
     state = embedded_state(arguments.weights) | {f"second_look.{k}": v for k, v in fresh.state_dict().items()}
     load_state(model, state, arguments.weights)
-    photos = seen_photos(Detector(model), arguments.data, held_out(arguments.held_out), arguments.output / "seen")
+    left_out = held_out(arguments.held_out)
+    photos = seen_photos(Detector(model, device="cpu"), arguments.data, left_out, arguments.output / "seen")
+    if not photos:
+        raise DataError(f"{arguments.data} has no photo to train on that is not held out")
     cycles = [(min(steps, arguments.steps), lr, weight) for steps, lr, weight in CYCLES]
     trained = tempered(train(fresh, photos, cycles, arguments.seed), arguments.share)
     export(state | {f"second_look.{k}": v for k, v in trained.items()}, arguments.output, ABOUT)
