@@ -159,7 +159,7 @@ def three_steps(it: Run, variant: str) -> None:
     chaotic = variant == "glip-t"
     before = {name: p.detach().clone() for name, p in it.model.named_parameters()}
     lr_of = {} if variant.startswith("dyhead") else {"language_backbone.": 1e-5}
-    optimizer = torch.optim.AdamW(parameter_groups(it.model.named_parameters(), 1e-4, 1e-4, lr_of))
+    optimizer = torch.optim.AdamW(parameter_groups(it.model.named_parameters(), 1e-4, 1e-4, lr_of), fused=True)
     plan = official["schedule"]
     schedule = Steps(plan["max_iter"], warmup=plan["warmup_iters"], warmup_factor=plan["warmup_factor"])
     for step, entry in enumerate(official["iterations"]):
