@@ -21,7 +21,7 @@ from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import convolve
 from openglip.model.mobilenet import MobileNetV2
-from openglip.model.postprocess import Found
+from openglip.model.postprocess import Aggregation, Found
 from openglip.model.second_look import CANDIDATES, OTHERS, SecondLook, read_points
 from openglip.model.yolox import CLASSES, Yolox, double
 from openglip.prompts.tables import coco_thesaurus, read_table
@@ -103,7 +103,7 @@ class Nano(nn.Module):
     )
     score_cut = 0.0
     default_threshold = 0.55
-    aggregation = "mean"
+    aggregation: Aggregation = "mean"
     max_tokens = 256
     words_alone = True  # no token has a say in another's score: those of no name are not compared
     phrases_alone = True  # ground asks for each phrase by itself: better than whole captions here
