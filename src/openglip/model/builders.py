@@ -10,7 +10,6 @@ from openglip.errors import ConfigError
 from openglip.images.prepare import Preparation
 from openglip.model.bert import Bert
 from openglip.model.fpn import FPN
-from openglip.model.fusion import BiAttention
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
 from openglip.model.nano import Nano
@@ -119,15 +118,13 @@ def debug() -> GLIP:
             early_fusion=True,
             fusion_dim=128,
             fusion_heads=4,
+            fusion_dropout=0.0,  # too few steps to overfit, and drawing it takes a twentieth of them
             text_heads=4,
             text_hidden=128,
         ),
         Preparation(96, 256, mean=OFFICIAL_INPUT.mean, std=OFFICIAL_INPUT.std),
     )
     nn.init.constant_(model.head.log_scale, -2.5)
-    for module in model.modules():
-        if isinstance(module, BiAttention):
-            module.dropout = 0.0  # too few steps to overfit, and drawing it takes a twentieth of them
     return model
 
 

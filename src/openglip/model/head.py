@@ -79,6 +79,7 @@ class Head(nn.Module):
         early_fusion: bool,
         fusion_dim: int = 2048,
         fusion_heads: int = 8,
+        fusion_dropout: float = 0.1,
         text_heads: int = 12,
         text_hidden: int = 3072,
         checkpointing: bool = False,
@@ -88,7 +89,7 @@ class Head(nn.Module):
         tower: list[nn.Module] = []
         for _ in range(blocks):
             if early_fusion and text_dim is not None:
-                tower.append(FusionBlock(Fusion(dim, text_dim, fusion_dim, fusion_heads, 1 / blocks)))
+                tower.append(FusionBlock(Fusion(dim, text_dim, fusion_dim, fusion_heads, 1 / blocks, fusion_dropout)))
                 tower.append(BertLayer(text_dim, text_heads, text_hidden, clamp=True))
             tower.append(DyConv(dim))
         self.dyhead_tower = nn.ModuleList(tower)

@@ -382,27 +382,17 @@ class Detector:
                 outputs: HeadOutputs = self.model.align(pyramid, stack(prompts))
                 anchors = self.model.anchors(outputs.sizes, device=self.device)
                 for row, (i, prompt) in enumerate(zip(members, prompts, strict=True)):
-                    again = prompt.phrases and hasattr(self.model, "look_again")
                     size = encoded[i].network_size
                     scores = class_scores(outputs.logits[row], prompt.token_map, self.model.aggregation)
-                    if again:
+                    if prompt.phrases and hasattr(self.model, "look_again"):
                         own = thresholds[i][prompt.labels]
                         best = phrase_candidates(self.model, outputs, row, scores, anchors, size, own, settings.nms_iou)
                         levels = [level[row : row + 1] for level in pyramid]
                         hidden = cast("TextFeatures", prompt.features).hidden
                         best = self.model.look_again(best, levels, hidden, prompt.token_map, size)
                     else:
-                        best = best_candidates(
-                            scores,
-                            outputs.box_regression[row],
-                            outputs.centerness[row],
-                            anchors,
-                            outputs.sizes,
-                            size,
-                            score_cut=self.model.score_cut,
-                            coder=getattr(self.model, "coder", None),
-                            least=float(min(thresholds[i], default=0)),
-                        )
+                        least = float(min(thresholds[i], default=0))
+                        best = _candidates(self.model, outputs, row, scores, anchors, size, least=least)
                     best = suppress(best, settings.nms_iou)
                     found[i].append(best._replace(labels=prompt.labels[best.labels]))
         return [self._finish(parts, encoded[i], words[i], thresholds[i], settings) for i, parts in enumerate(found)]
@@ -466,6 +456,29 @@ class Detector:
             yield
 
 
+def _candidates(
+    model: Any,
+    outputs: HeadOutputs,
+    row: int,
+    scores: Tensor,
+    anchors: Tensor,
+    image_size: tuple[int, int],
+    **limits: Any,
+) -> Found:
+    """`best_candidates` of one image of a batch, with what the model says of itself."""
+    return best_candidates(
+        scores,
+        outputs.box_regression[row],
+        outputs.centerness[row],
+        anchors,
+        outputs.sizes,
+        image_size,
+        score_cut=model.score_cut,
+        coder=getattr(model, "coder", None),
+        **limits,
+    )
+
+
 def phrase_candidates(
     model: Any,
     outputs: HeadOutputs,
@@ -483,17 +496,8 @@ def phrase_candidates(
     """
     parts = [Found(anchors.new_zeros(0, 4).cpu(), anchors.new_zeros(0).cpu(), torch.zeros(0, dtype=torch.int64))]
     for phrase, threshold in enumerate(thresholds.tolist()):
-        found = best_candidates(
-            scores[:, phrase : phrase + 1],
-            outputs.box_regression[row],
-            outputs.centerness[row],
-            anchors,
-            outputs.sizes,
-            image_size,
-            score_cut=model.score_cut,
-            per_level=PHRASE_PER_LEVEL,
-            coder=model.coder,
-        )
+        own = scores[:, phrase : phrase + 1]
+        found = _candidates(model, outputs, row, own, anchors, image_size, per_level=PHRASE_PER_LEVEL)
         if len(found.scores) and found.scores.max() > threshold:
             found = suppress(found, nms_iou)
             parts.append(found._replace(labels=found.labels + phrase))

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import logging
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from openglip.data.files import image_content, read_lines, whole_file
 from openglip.data.pack import Picture, captioned
@@ -33,8 +31,9 @@ from openglip.model.second_look import CANDIDATES, SecondLook, read_points
 from openglip.predict.detector import Detector, phrase_candidates
 from openglip.predict.text import TextEncoder, stack
 from openglip.prompts.tokens import tokenize
+from openglip.structures.boxes import elementwise_giou, pairwise_iou
 from openglip.train.nano import ABOUT, embedded_state, export, held_out
-from openglip.train.optim import Average
+from openglip.train.optim import Average, Cosine, parameter_groups, set_rates
 from openglip.weights.load import load_state
 
 logger = logging.getLogger(__name__)
@@ -145,17 +144,17 @@ def losses(
     weight: of the first term.
     """
     real = scores > 0
-    overlap = [box_iou(own, wanted) for own, wanted in zip(before, true, strict=True)]
+    overlap = [pairwise_iou(own, wanted) for own, wanted in zip(before, true, strict=True)]
     near, nearest = (torch.stack(x) for x in zip(*(o.max(1) for o in overlap), strict=True))
     target = torch.stack([wanted[own] for wanted, own in zip(true, nearest, strict=True)])
-    moved = [box_iou(own, wanted).amax(1) for own, wanted in zip(boxes.detach(), true, strict=True)]
+    moved = [pairwise_iou(own, wanted).amax(1) for own, wanted in zip(boxes.detach(), true, strict=True)]
     right = (torch.stack(moved) >= RIGHT) & real
     logits = logits.masked_fill(~real, -1e4)
     mixed = right.any(1) & (real & ~right).any(1)
     chosen = logits.logsumexp(1) - logits.masked_fill(~right, -1e4).logsumexp(1)
     learns = (near >= NEAR) & real
     return (
-        weight * generalized_box_iou_loss(boxes[learns], target[learns], reduction="sum") / learns.sum().clamp(min=1)
+        weight * (1 - elementwise_giou(boxes[learns], target[learns])).sum() / learns.sum().clamp(min=1)
         + chosen[mixed].sum() / mixed.sum().clamp(min=1)
         + F.binary_cross_entropy_with_logits(logits[real], right[real].float())
     )
@@ -179,11 +178,11 @@ def _cycle(
     rng = random.Random(seed)
     torch.manual_seed(seed)
     second.train()
-    optimizer = torch.optim.AdamW(second.parameters(), lr, weight_decay=0.02, fused=True)
+    groups = parameter_groups(second.named_parameters(), lr, 0.02, bias_factor=1.0)
+    optimizer, schedule = torch.optim.AdamW(groups, fused=True), Cosine(steps, warmup=50)
     average = Average(second, 0.998, 19)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+        set_rates(optimizer, schedule, step)
         drawn = [
             (photo, rng.sample(photo.wanted, min(PHRASES, len(photo.wanted))))
             for photo in rng.choices(photos, k=PHOTOS)
