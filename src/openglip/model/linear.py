@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Act = Literal["none", "swish", "relu6"]
 
 LOG2E = 1.4426950408889634
 TINY, HUGE = 1e-25, 1e25  # sums of exponentials between these have all digits of float32
@@ -26,20 +29,61 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
     return F.gelu(y) if gelu else y
 
 
-def convolve(conv: nn.Conv2d, x: Tensor, act: Literal["swish", "relu6"]) -> Tensor:
-    """A convolution and its activation, in one pass over the map where `linear` would be oneDNN's, and in frozen layers
-    of a model that trains.
+def convolve(
+    x: Tensor, conv: nn.Conv2d, act: Act = "none", *, norm: nn.BatchNorm2d | None = None, plus: Tensor | None = None
+) -> Tensor:
+    """A convolution without dilation, then its normalisation, then its activation or the sum with `plus`.
+
+    See `conv2d`; a normalisation by running statistics becomes part of the weights.
     """
-    trains = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
-    on_cpu = _HAS_ONEDNN and x.device.type == "cpu" and not trains
-    if on_cpu and x.dtype == conv.weight.dtype and x.dtype in _own_types():
-        padding, stride, dilation = (list(pair) for pair in (conv.padding, conv.stride, conv.dilation))
-        name, limits = ("swish", []) if act == "swish" else ("hardtanh", [0.0, 6.0])
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, conv.weight, conv.bias, padding, stride, dilation, conv.groups, name, limits, ""
-        )
-    y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
-    return F.silu(y) if act == "swish" else F.relu6(y)
+    weight, bias = conv.weight, conv.bias
+    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if norm is None:
+        return conv2d(x, weight, bias, conv.stride, conv.padding, conv.groups, act, plus)  # type: ignore[arg-type]
+    if not (norm.training or trains):
+        weight, bias = _folded(conv, norm)
+        return conv2d(x, weight, bias, conv.stride, conv.padding, conv.groups, act, plus)  # type: ignore[arg-type]
+    return _finish(norm(conv(x)), act, plus)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    groups: int = 1,
+    act: Act = "none",
+    plus: Tensor | None = None,
+) -> Tensor:
+    """A convolution with its activation or the sum with `plus` (no activation then), in one pass over the map where
+    `linear` would be oneDNN's, and in frozen layers of a model that trains.
+
+    With one thread torch by itself would leave oneDNN for a kernel of its own, which is slower.
+    """
+    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if not trains and _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in _own_types():
+        shape = (padding, stride, (1, 1), groups)
+        if plus is not None:
+            ends = ("add", None, None, [], None)
+            return torch.ops.mkldnn._convolution_pointwise.binary(x, plus, weight, bias, *shape, *ends)
+        name, limits = ("hardtanh", [0.0, 6.0]) if act == "relu6" else (act, [])
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, name, limits, "")
+    return _finish(F.conv2d(x, weight, bias, stride, padding, groups=groups), act, plus)
+
+
+def _finish(y: Tensor, act: Act, plus: Tensor | None) -> Tensor:
+    y = F.silu(y) if act == "swish" else F.relu6(y) if act == "relu6" else y
+    return y if plus is None else y + plus
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution without bias and the normalisation by running statistics after it."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    return weight.to(conv.weight.dtype), (norm.bias - norm.running_mean * scale).to(conv.weight.dtype)
 
 
 def _own_types() -> tuple[torch.dtype, ...]:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from openglip.model.linear import convolve
+from openglip.model.linear import conv2d, convolve
+
+# ImageNet's, RGB, for values 0..255
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
 
 
 class SameConv(nn.Conv2d):
@@ -14,8 +20,8 @@ class SameConv(nn.Conv2d):
         super().__init__(inner, outer, size, stride, (size - 1) // 2 * stride, groups=groups)
         self.act = act
 
-    def forward(self, input: Tensor) -> Tensor:
-        y = convolve(self, input, "relu6") if self.act else super().forward(input)
+    def forward(self, input: Tensor, plus: Tensor | None = None) -> Tensor:
+        y = convolve(input, self, "relu6" if self.act else "none", plus=plus)
         # Sides are even, so that a stride of 2 needs one more row and column, at the end. With two on each side the
         # places are the same and one more at the start, and no padded copy of the larger map is made.
         return y[..., 1:, 1:] if self.stride[0] == 2 else y
@@ -31,12 +37,11 @@ class Inverted(nn.Module):
         self.project = SameConv(wide, outer, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depth(self.expand(x)))
-        return x + y if self.shortcut else y
+        return self.project(self.depth(self.expand(x)), x if self.shortcut else None)
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 (Sandler et al., 2018), normalisation folded. RGB, ImageNet statistics. Strides 8, 16, 32."""
+    """MobileNetV2 (Sandler et al., 2018), normalisation folded. BGR 0..255 (even sides). Strides 8, 16, 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +65,10 @@ class MobileNetV2(nn.Module):
         self.blocks = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(x)
+        mean, std = x.new_tensor([MEAN, STD]).flip(1)[..., None, None].unbind()
+        # SameConv's last row and column: cheaper to add here, to three channels, than to cut from 32
+        x = F.pad(torch.addcmul(-mean / std, x, 1 / std), (0, 1, 0, 1))
+        x = conv2d(x, self.stem.weight.flip(1), self.stem.bias, (2, 2), (0, 0), act="relu6")
         levels = []
         for i, stage in enumerate(self.blocks):
             x = stage(x)

@@ -69,7 +69,8 @@ class Mixer(nn.Module):
         self.narrow = nn.Conv2d(2 * dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(convolve(self.widen, self.norm(self.depth(x)), "swish"))
+        y = convolve(convolve(x, self.depth, norm=self.norm), self.widen, "swish")
+        return convolve(y, self.narrow, plus=x)
 
 
 class Look(nn.Module):
@@ -209,25 +210,21 @@ class Nano(nn.Module):
         photo = (images + GREY).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             known = self.yolox(photo)
-        rgb = (photo.flip(1) / 255 - photo.new_tensor([0.485, 0.456, 0.406])[:, None, None]) / photo.new_tensor(
-            [0.229, 0.224, 0.225]
-        )[:, None, None]
-        seen = self.mobilenet(rgb)
+        seen = self.mobilenet(photo)
         levels = [
-            join(torch.cat([features, scores.sqrt(), own, _coordinates(own)], 1))
-            for join, (features, scores, _), own in zip(self.join, known, seen, strict=True)
+            convolve(torch.cat([*features, scores.sqrt(), own, _coordinates(own)], 1), join, norm=norm)
+            for (join, norm), (features, scores, _), own in zip(self.join, known, seen, strict=True)
         ]
         middle = self.down[0](levels[1] + double(levels[2]))
         fine = self.up[0](self.down[1](levels[0] + double(middle)))
-        middle = self.up[1](middle + self.stride[0](fine))
-        coarse = self.up[2](levels[2] + self.stride[1](middle))
+        middle = self.up[1](convolve(fine, self.stride[0], plus=middle))
+        coarse = self.up[2](convolve(middle, self.stride[1], plus=levels[2]))
         guesses = self._guesses([raw for _, _, raw in known])
         pyramid = []
         for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):
             named, placed = self.named(level), self.placed(level)
-            pyramid.append(
-                torch.cat([self.keys(named), level, guess + self.boxes(placed), self.central(placed), scores], 1)
-            )
+            keys, boxes = convolve(named, self.keys), convolve(placed, self.boxes, plus=guess)
+            pyramid.append(torch.cat([keys, level, boxes, convolve(placed, self.central), scores], 1))
         return pyramid
 
     def align(self, pyramid: Sequence[Tensor], text: TextFeatures) -> HeadOutputs:

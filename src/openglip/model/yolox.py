@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openglip.model.linear import convolve
+from openglip.model.linear import conv2d, convolve
 
 CLASSES = 80
 
@@ -21,7 +21,7 @@ class Unit(nn.Conv2d):
         super().__init__(inner, outer, size, stride, (size - 1) // 2, groups=groups)
 
     def forward(self, input: Tensor) -> Tensor:
-        return convolve(self, input, "swish")
+        return convolve(input, self, "swish")
 
 
 class Pair(nn.Sequential):
@@ -74,18 +74,26 @@ class SPP(nn.Module):
         return self.conv2(torch.cat(pools, 1))
 
 
+class Stem(Unit):
+    """A 3 x 3 unit over the four pixels of each 2 x 2 as channels, computed as 6 x 6 with a stride of 2."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        # official order of channels: column in the 2 x 2, row in it, colour
+        weight = self.weight.unflatten(1, (2, 2, 3)).permute(0, 3, 4, 2, 5, 1).reshape(-1, 3, 6, 6)
+        return conv2d(input, weight, self.bias, (2, 2), (2, 2), act="swish")
+
+
 class Darknet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.stem = Unit(12, 16, 3)
+        self.stem = Stem(12, 16, 3)
         self.dark2 = nn.Sequential(Pair(16, 32, stride=2), CSP(32, 32, 1, True))
         self.dark3 = nn.Sequential(Pair(32, 64, stride=2), CSP(64, 64, 3, True))
         self.dark4 = nn.Sequential(Pair(64, 128, stride=2), CSP(128, 128, 3, True))
         self.dark5 = nn.Sequential(Pair(128, 256, stride=2), SPP(256), CSP(256, 256))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        corners = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
-        c3 = self.dark3(self.dark2(self.stem(torch.cat(corners, 1))))
+        c3 = self.dark3(self.dark2(self.stem(x)))
         c4 = self.dark4(c3)
         return c3, c4, self.dark5(c4)
 
@@ -123,12 +131,13 @@ class YoloxHead(nn.Module):
         self.reg_preds = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in dims)
         self.obj_preds = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in dims)
 
-    def forward(self, x: Tensor, level: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Features B x 128 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
+    def forward(self, x: Tensor, level: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Features twice B x 64 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
         x = self.stems[level](x)
         named, placed = self.cls_convs[level](x), self.reg_convs[level](x)
-        scores = self.cls_preds[level](named).sigmoid() * self.obj_preds[level](placed).sigmoid()
-        return torch.cat([named, placed], 1), scores, self.reg_preds[level](placed)
+        names, thing, boxes = self.cls_preds[level], self.obj_preds[level], self.reg_preds[level]
+        scores = convolve(named, names).sigmoid() * convolve(placed, thing).sigmoid()
+        return [named, placed], scores, convolve(placed, boxes)
 
 
 class Yolox(nn.Module):
@@ -139,12 +148,12 @@ class Yolox(nn.Module):
         self.backbone = Neck()
         self.head = YoloxHead()
 
-    def forward(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Per level features (64, 128, 256 channels of the neck and 128 of the head), scores, raw boxes."""
+    def forward(self, x: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
+        """Per level features (64, 128 or 256 channels of the neck, twice 64 of the head), scores, raw boxes."""
         levels = []
         for i, feature in enumerate(self.backbone(x)):
             own, scores, boxes = self.head(feature, i)
-            levels.append((torch.cat([feature, own], 1), scores, boxes))
+            levels.append(([feature, *own], scores, boxes))
         return levels
 
 

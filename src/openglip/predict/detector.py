@@ -6,7 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import islice, pairwise
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, cast, overload
 
@@ -21,6 +22,7 @@ from openglip.images.read import ImageSource, describe, read_image
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
 from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
+from openglip.predict.lanes import Lanes
 from openglip.predict.text import EncodedText, TextEncoder, stack
 from openglip.prompts.text import part_names
 from openglip.structures.detections import Detections
@@ -331,43 +333,45 @@ class Detector:
     ) -> Iterator[Detections]:
         """Read a window of images, run equal sizes as batches, yield in order."""
         place = 0
-        window = 1
-        while chunk := list(islice(images, window)):
-            opened = [self._open(image, settings.preparation, settings.on_error) for image in chunk]
-            words = []
-            for i in range(len(chunk)):
-                text = next(texts, None)
-                if text is None:
-                    raise PromptError(f"image {place + i} has no words: give one list or caption per image")
-                words.append(text)
-            results: list[Detections | None] = [None] * len(chunk)
-            groups: dict[Any, list[int]] = {}
-            for i, item in enumerate(opened):
-                if isinstance(item, _Opened) and item.error is not None:
-                    results[i] = _failed(item, words[i])
-                    continue
-                size = padded_size(*item.network_size, settings.preparation.multiple)
-                groups.setdefault((size, isinstance(item, EncodedImage)), []).append(i)
-            for (size, _), members in groups.items():
-                step = self._batch_size(size, settings)
-                window = max(window, min(4 * step, 64)) if step > 1 else window
-                for b in range(0, len(members), step):
-                    part = members[b : b + step]
-                    found = self._run([opened[i] for i in part], [words[i] for i in part], settings)
-                    for i, detections in zip(part, found, strict=True):
-                        results[i] = detections
-            yield from cast("list[Detections]", results)
-            place += len(chunk)
+        window = min(4 * settings.batch_size, 64) if settings.batch_size else 1
+        read = partial(self._open, preparation=settings.preparation, on_error=settings.on_error)
+        run = partial(self._run, settings=settings)
+        with Lanes(self.device) as lanes:
+            while chunk := list(islice(images, window)):
+                words = list(islice(texts, len(chunk)))
+                if len(words) < len(chunk):
+                    raise PromptError(f"image {place + len(words)} has no words: give one list or caption per image")
+                opened = lanes.map(read, chunk)
+                results: dict[int, Detections] = {}
+                groups: dict[Any, list[int]] = {}
+                for i, item in enumerate(opened):
+                    if isinstance(item, _Opened) and item.error is not None:
+                        results[i] = _failed(item, words[i])
+                        continue
+                    size = padded_size(*item.network_size, settings.preparation.multiple)
+                    groups.setdefault((size, isinstance(item, EncodedImage)), []).append(i)
+                parts: list[list[int]] = []
+                for (size, _), members in groups.items():
+                    step = self._batch_size(size, settings, len(lanes))
+                    window = max(window, min(4 * step * len(lanes), 64)) if step > 1 else window
+                    parts += _even_parts(members, step)
+                batches = [([opened[i] for i in part], [words[i] for i in part]) for part in parts]
+                for part, found in zip(parts, lanes.map(run, batches), strict=True):
+                    results.update(zip(part, found, strict=True))
+                yield from (results[i] for i in range(len(chunk)))
+                place += len(chunk)
 
-    def _batch_size(self, size: tuple[int, int], settings: _Settings) -> int:
+    def _batch_size(self, size: tuple[int, int], settings: _Settings, lanes: int) -> int:
+        """Of each lane; all lanes together run what the caller asked for."""
         if settings.batch_size is not None:
-            return settings.batch_size
+            return max(1, settings.batch_size // lanes)
         return GPU_BATCH if self.device.type != "cpu" else max(1, CPU_BATCH_PIXELS // (size[0] * size[1]))
 
     def _run(
-        self, opened: Sequence[_Opened | EncodedImage], words: Sequence[EncodedText], settings: _Settings
+        self, batch: tuple[Sequence[_Opened | EncodedImage], Sequence[EncodedText]], settings: _Settings
     ) -> list[Detections]:
         """One batch of equal padded size: encode, align with each prompt, collect per image."""
+        opened, words = batch
         if isinstance(opened[0], _Opened):
             encoded = self._encode_batch(cast("Sequence[_Opened]", opened), settings.preparation)
         else:
@@ -535,6 +539,13 @@ def is_single(images: Any) -> bool:
 def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """One image as a list of one; several as they are."""
     return [cast("ImageLike", images)] if is_single(images) else cast("Iterable[ImageLike]", images)
+
+
+def _even_parts(items: list[int], most: int) -> list[list[int]]:
+    """As few parts as hold `most` items each, of nearly equal length."""
+    count = -(-len(items) // most)
+    ends = [len(items) * n // count for n in range(count + 1)]
+    return [items[start:end] for start, end in pairwise(ends)]
 
 
 def _check_whole(name: str, value: Any) -> None:
