@@ -80,8 +80,11 @@ class GLIP(nn.Module):
         sizes = [(m.shape[2], m.shape[3]) for m in pyramid]
         return to_maps(self.head.tower(to_sequence(pyramid), sizes, None)[0], sizes)
 
-    def align(self, pyramid: Sequence[Tensor], text: TextFeatures | None) -> HeadOutputs:
-        """Run the fused tower (where there is fusion) and the output layers on an encoded image and prompt."""
+    def align(self, pyramid: Sequence[Tensor], text: TextFeatures | None, least: float = 0.0) -> HeadOutputs:
+        """Run the fused tower (where there is fusion) and the output layers on an encoded image and prompt.
+
+        least: final scores below it are of no use to the caller; nothing is saved by it here.
+        """
         sizes = tuple((m.shape[2], m.shape[3]) for m in pyramid)
         return self.head(to_sequence(pyramid), sizes, text)
 

@@ -227,16 +227,32 @@ class Nano(nn.Module):
             pyramid.append(torch.cat([keys, level, boxes, convolve(placed, self.central), scores], 1))
         return pyramid
 
-    def align(self, pyramid: Sequence[Tensor], text: TextFeatures) -> HeadOutputs:
-        """Compare places with words: those of the tower, then the detector's own, for words that are its names."""
+    def align(self, pyramid: Sequence[Tensor], text: TextFeatures, least: float = 0.0) -> HeadOutputs:
+        """Compare places with words: those of the tower, then the detector's own, for words that are its names.
+
+        least: where the detector's own final scores stay below it, they may come out lower still.
+        """
         tower = self.compare(pyramid[:3], text)
+        first = tower.logits.shape[1]
         guesses, scores = _places(pyramid[3:]).split([4, CLASSES], 2)
-        same = text.hidden[..., -CLASSES:].transpose(1, 2)  # B x 80 x L: how surely a word is one of the names
-        known = (scores @ same).clamp(1e-6, 1 - 1e-6)
-        logits = tower.logits * self.calibration[0] + self.calibration[1] - STAND_BACK * same.amax(1, keepdim=True)
+        same = text.hidden[..., -CLASSES:].transpose(1, 2)  # B x 80 x L: how surely a word is one of the names, <= 1
+        scale, shift = self.own
+        reach = torch.arange(scores.shape[1], device=scores.device)
+        if least > 0:
+            enough = ((scores.new_tensor(least**2 * 0.999).logit() - shift) / scale).sigmoid()
+            reach = (scores.amax(2) > enough).any(0).nonzero()[:, 0]
+        known = (scores[:, reach] @ same).clamp(1e-6, 1 - 1e-6)
+        logits = tower.logits.new_full((*tower.logits.shape[:1], first + scores.shape[1], same.shape[2]), -20.0)
+        torch.addcmul(
+            self.calibration[1] - STAND_BACK * same.amax(1, keepdim=True),
+            tower.logits,
+            self.calibration[0],
+            out=logits[:, :first],
+        )
+        logits[:, first + reach] = known.logit() * scale + shift
         central = F.logsigmoid(tower.centerness) * CENTRAL
         return HeadOutputs(
-            torch.cat([logits, self.own[0] * known.logit() + self.own[1]], 1),
+            logits,
             torch.cat([tower.box_regression, guesses], 1),
             torch.cat(
                 [central - torch.log(-torch.expm1(central)), tower.centerness.new_full(scores.shape[:2], 20.0)], 1
@@ -251,9 +267,9 @@ class Nano(nn.Module):
         dim = words.shape[2]
         keys, seen, boxes, central, scores = _places(levels).split([dim, dim, 4, 1, CLASSES], 2)
         asked, bias = self._ask(words, seen[:, sizes[0][0] * sizes[0][1] :]).split([dim, 1], -1)
-        logits = keys @ asked.transpose(1, 2) / dim**0.5 + bias.transpose(1, 2) + self.prior
-        known = (scores @ like.transpose(1, 2)).clamp(max=1)
-        logits = logits + self.trust * torch.log1p(known / LEAST)
+        logits = torch.baddbmm(bias.transpose(1, 2) + self.prior, keys, asked.transpose(1, 2) / dim**0.5)
+        known = torch.bmm(scores, like.transpose(1, 2) / LEAST).clamp(max=1 / LEAST)
+        logits = torch.addcmul(logits, self.trust, torch.log1p(known))
         return HeadOutputs(logits, boxes, central[..., 0], sizes)
 
     def _ask(self, words: Tensor, coarse: Tensor) -> Tensor:

@@ -48,6 +48,18 @@ def token_weights(token_map: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
     return weights.to(logits.device)
 
 
+def within_reach(
+    logits: Tensor, centerness: Tensor, sizes: Sequence[tuple[int, int]], least: float
+) -> tuple[Tensor, list[int]]:
+    """Rows of the places (logits A x L, centerness A) at which a class may have a final score of `least`, and how many
+    there are on each level: no aggregation gives a class more than its best token has.
+    """
+    best = logits.amax(1).float().sigmoid() * centerness.float().sigmoid()
+    able = best > least**2 * (1 - 1e-4)  # with room for rounding
+    counts = [int(level.sum()) for level in able.split([h * w for h, w in sizes])]
+    return able.nonzero()[:, 0], counts
+
+
 def best_candidates(
     scores: Tensor,
     box_regression: Tensor,

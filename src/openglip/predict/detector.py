@@ -20,7 +20,7 @@ from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
 from openglip.images.read import ImageSource, describe, read_image
 from openglip.model.head import HeadOutputs, TextFeatures
-from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
+from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress, within_reach
 from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
 from openglip.predict.lanes import Lanes
 from openglip.predict.text import EncodedText, TextEncoder, stack
@@ -230,8 +230,9 @@ class Detector:
         single = is_single(images)
         encoded = []
         for image in [images] if single else images:
-            opened = self._open(image, preparation, "raise")
-            encoded.append(self._encode_batch([cast("_Opened", opened)], preparation)[0])
+            opened = cast("_Opened", self._open(image, preparation, "raise"))
+            pyramid = self._encode_batch([opened], preparation)
+            encoded.append(EncodedImage(self, pyramid, opened.network_size, opened.image_size, opened.source))
         return encoded[0] if single else encoded
 
     def encode_text(
@@ -316,15 +317,11 @@ class Detector:
             return _Opened(None, (0, 0), source or describe(image), error)
         return _Opened(prepare(pixels, preparation), (pixels.shape[0], pixels.shape[1]), source)
 
-    def _encode_batch(self, opened: Sequence[_Opened], preparation: Preparation) -> list[EncodedImage]:
-        """Images of equal padded size as one batch."""
+    def _encode_batch(self, opened: Sequence[_Opened], preparation: Preparation) -> list[Tensor]:
+        """The maps of images of equal padded size."""
         batch = pad_batch([cast("Tensor", o.pixels) for o in opened], preparation.multiple)
         with self.inference():
-            pyramid = self.model.encode_image(batch.to(self.device))
-        return [
-            EncodedImage(self, [level[i : i + 1] for level in pyramid], o.network_size, o.image_size, o.source)
-            for i, o in enumerate(opened)
-        ]
+            return self.model.encode_image(batch.to(self.device))
 
     # ---- the pass
 
@@ -373,38 +370,40 @@ class Detector:
         """One batch of equal padded size: encode, align with each prompt, collect per image."""
         opened, words = batch
         if isinstance(opened[0], _Opened):
-            encoded = self._encode_batch(cast("Sequence[_Opened]", opened), settings.preparation)
+            maps = self._encode_batch(cast("Sequence[_Opened]", opened), settings.preparation)
         else:
-            encoded = cast("list[EncodedImage]", list(opened))
-        found: list[list[Found]] = [[] for _ in encoded]
+            encoded = cast("Sequence[EncodedImage]", opened)
+            maps = [torch.cat(level) for level in zip(*(image.pyramid for image in encoded), strict=True)]
+        found: list[list[Found]] = [[] for _ in opened]
         thresholds = [self._thresholds(settings.threshold, w.vocabulary) for w in words]
         for p in range(max(len(w.prompts) for w in words)):
             members = [i for i, w in enumerate(words) if p < len(w.prompts)]
             prompts = [words[i].prompts[p] for i in members]
-            pyramid = [torch.cat(level) for level in zip(*(encoded[i].pyramid for i in members), strict=True)]
+            pyramid = maps if len(members) == len(opened) else [level[members] for level in maps]
+            looks_again = prompts[0].phrases and hasattr(self.model, "look_again")
+            least = 0.0 if looks_again else min(float(min(thresholds[i], default=0.0)) for i in members)
             with self.inference():
-                outputs: HeadOutputs = self.model.align(pyramid, stack(prompts))
+                outputs: HeadOutputs = self.model.align(pyramid, stack(prompts), least)
                 anchors = self.model.anchors(outputs.sizes, device=self.device)
                 for row, (i, prompt) in enumerate(zip(members, prompts, strict=True)):
-                    size = encoded[i].network_size
-                    scores = class_scores(outputs.logits[row], prompt.token_map, self.model.aggregation)
-                    if prompt.phrases and hasattr(self.model, "look_again"):
+                    size = opened[i].network_size
+                    if looks_again:
                         own = thresholds[i][prompt.labels]
+                        scores = class_scores(outputs.logits[row], prompt.token_map, self.model.aggregation)
                         best = phrase_candidates(self.model, outputs, row, scores, anchors, size, own, settings.nms_iou)
                         levels = [level[row : row + 1] for level in pyramid]
                         hidden = cast("TextFeatures", prompt.features).hidden
                         best = self.model.look_again(best, levels, hidden, prompt.token_map, size)
                     else:
-                        least = float(min(thresholds[i], default=0))
-                        best = _candidates(self.model, outputs, row, scores, anchors, size, least=least)
+                        best = _candidates(self.model, outputs, row, prompt.token_map, anchors, size, least)
                     best = suppress(best, settings.nms_iou)
                     found[i].append(best._replace(labels=prompt.labels[best.labels]))
-        return [self._finish(parts, encoded[i], words[i], thresholds[i], settings) for i, parts in enumerate(found)]
+        return [self._finish(parts, opened[i], words[i], thresholds[i], settings) for i, parts in enumerate(found)]
 
     def _finish(
         self,
         parts: Sequence[Found],
-        image: EncodedImage,
+        image: _Opened | EncodedImage,
         words: EncodedText,
         thresholds: Tensor,
         settings: _Settings,
@@ -464,22 +463,32 @@ def _candidates(
     model: Any,
     outputs: HeadOutputs,
     row: int,
-    scores: Tensor,
+    token_map: Sequence[Sequence[int]],
     anchors: Tensor,
     image_size: tuple[int, int],
-    **limits: Any,
+    least: float,
 ) -> Found:
-    """`best_candidates` of one image of a batch, with what the model says of itself."""
-    return best_candidates(
-        scores,
+    """The best pairs of place and class of one image of a batch; those whose final score is below `least` may miss."""
+    logits, boxes, centerness, sizes = (
+        outputs.logits[row],
         outputs.box_regression[row],
         outputs.centerness[row],
-        anchors,
         outputs.sizes,
+    )
+    if least > 0:
+        rows, counts = within_reach(logits, centerness, sizes, least)
+        logits, boxes, centerness, anchors = (part[rows] for part in (logits, boxes, centerness, anchors))
+        sizes = [(count, 1) for count in counts]
+    return best_candidates(
+        class_scores(logits, token_map, model.aggregation),
+        boxes,
+        centerness,
+        anchors,
+        sizes,
         image_size,
         score_cut=model.score_cut,
         coder=getattr(model, "coder", None),
-        **limits,
+        least=least,
     )
 
 
@@ -501,7 +510,17 @@ def phrase_candidates(
     parts = [Found(anchors.new_zeros(0, 4).cpu(), anchors.new_zeros(0).cpu(), torch.zeros(0, dtype=torch.int64))]
     for phrase, threshold in enumerate(thresholds.tolist()):
         own = scores[:, phrase : phrase + 1]
-        found = _candidates(model, outputs, row, own, anchors, image_size, per_level=PHRASE_PER_LEVEL)
+        found = best_candidates(
+            own,
+            outputs.box_regression[row],
+            outputs.centerness[row],
+            anchors,
+            outputs.sizes,
+            image_size,
+            score_cut=model.score_cut,
+            per_level=PHRASE_PER_LEVEL,
+            coder=model.coder,
+        )
         if len(found.scores) and found.scores.max() > threshold:
             found = suppress(found, nms_iou)
             parts.append(found._replace(labels=found.labels + phrase))
