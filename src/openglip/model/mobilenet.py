@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openglip.model.linear import conv2d, convolve
+from openglip.model.linear import conv2d, convolve, has_blocks
 
 # ImageNet's, RGB, for values 0..255
 MEAN = (123.675, 116.28, 103.53)
@@ -21,9 +21,16 @@ class SameConv(nn.Conv2d):
         self.act = act
 
     def forward(self, input: Tensor, plus: Tensor | None = None) -> Tensor:
-        y = convolve(input, self, "relu6" if self.act else "none", plus=plus)
-        # Sides are even, so that a stride of 2 needs one more row and column, at the end. With two on each side the
-        # places are the same and one more at the start, and no padded copy of the larger map is made.
+        act = "relu6" if self.act else "none"
+        # Sides are even, so that a stride of 2 needs one more row and column, at the end.
+        if input.is_mkldnn:  # a larger kernel that begins with zeros has them on both sides
+            two = self.stride[0] == 2
+            weight, padding = (F.pad(self.weight, (1, 0, 1, 0)), (1, 1)) if two else (self.weight, self.padding)
+            y = conv2d(input, weight, self.bias, self.stride, padding, self.groups, act)  # type: ignore[arg-type]
+            return y if plus is None else y + plus
+        y = convolve(input, self, act, plus=plus)
+        # With two on each side the places are the same and one more at the start, and no padded copy of the larger map
+        # is made.
         return y[..., 1:, 1:] if self.stride[0] == 2 else y
 
 
@@ -68,6 +75,17 @@ class MobileNetV2(nn.Module):
         mean, std = x.new_tensor([MEAN, STD]).flip(1)[..., None, None].unbind()
         # SameConv's last row and column: cheaper to add here, to three channels, than to cut from 32
         x = F.pad(torch.addcmul(-mean / std, x, 1 / std), (0, 1, 0, 1))
+        if not has_blocks(x):
+            return self._levels(x)
+        # one photo at a time: the wide fine maps of several would leave the cache
+        photos = [self._levels(photo.contiguous().to_mkldnn()) for photo in x.split(1)]
+        layout = torch.channels_last
+        return [
+            torch.cat([level.to_dense() for level in levels]).contiguous(memory_format=layout)
+            for levels in zip(*photos, strict=True)
+        ]
+
+    def _levels(self, x: Tensor) -> list[Tensor]:
         x = conv2d(x, self.stem.weight.flip(1), self.stem.bias, (2, 2), (0, 0), act="relu6")
         levels = []
         for i, stage in enumerate(self.blocks):
