@@ -145,6 +145,21 @@ def test_finds_the_cat_and_no_elephant(nano: Detector):
     assert y2 - y1 > 0.7 * found.image_size[0]
 
 
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.55])
+def test_what_is_left_out_below_the_threshold_changes_nothing_above_it(nano: Detector, threshold: float):
+    photos = [str(PHOTOS / f"{name}.jpg") for name in ("astronaut", "coffee", "chelsea")]
+    for all_found, found in zip(
+        nano.detect(photos, list(read_table("coco")), threshold=0.0, top_k=None),
+        nano.detect(photos, list(read_table("coco")), threshold=threshold, top_k=None),
+        strict=True,
+    ):
+        above = all_found.scores > threshold
+        assert len(found) == above.sum() > 0
+        np.testing.assert_allclose(found.scores, all_found.scores[above], atol=1e-6)
+        np.testing.assert_allclose(found.boxes, all_found.boxes[above], atol=1e-2)
+        assert (found.labels == all_found.labels[above]).all()
+
+
 @pytest.mark.parametrize("kind", ["dark", "wide", "large", "tiny", "black"])
 def test_unusual_photos_give_sane_results(nano: Detector, kind: str):
     photo = read_image(str(PHOTOS / "chelsea.jpg"))

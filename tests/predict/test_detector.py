@@ -17,6 +17,7 @@ import openglip
 from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.model.builders import build
 from openglip.predict.detector import Detector
+from openglip.predict.lanes import Lanes
 from openglip.structures.detections import Detections
 
 NAMES = ["cat", "St. Bernard", "toy (plastic)", "dining_table", "Kühlschrank"]
@@ -204,6 +205,40 @@ def test_threads_get_the_results_of_one(detector: Detector):
             pool.map(lambda i: detector.detect(i, NAMES, threshold=0), images), expected, strict=True
         ):
             same(found, alone)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 4, 7])
+def test_photos_side_by_side_are_those_of_one_by_one(detector: Detector, batch_size: int | None, tmp_path: Path):
+    (tmp_path / "bad.jpg").write_bytes(b"not a picture")
+    images = [picture(64 + 40 * (i % 3), 96, i) for i in range(9)]
+    expected = [detector.detect(image, NAMES, threshold=0) for image in images]
+    threads = torch.get_num_threads()
+    found = detector.detect(
+        [*images, tmp_path / "bad.jpg"], NAMES, threshold=0, batch_size=batch_size, on_error="record"
+    )
+    for one, alone in zip(found[:-1], expected, strict=True):
+        same(one, alone)
+    assert "bad.jpg" in (found[-1].error or "")
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        detector.detect([*images, tmp_path / "bad.jpg"], NAMES, batch_size=batch_size)
+    assert torch.get_num_threads() == threads
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == threads
+
+
+def test_a_lane_has_its_share_of_the_threads_and_one_item_has_all():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with Lanes(torch.device("cpu")) as lanes:
+            assert len(lanes) == 4
+            assert lanes.map(lambda _: torch.get_num_threads(), [0]) == [4]
+            assert lanes.map(lambda _: torch.get_num_threads(), [0, 1]) == [2, 2]
+            assert lanes.map(lambda item: -item, range(20)) == [-i for i in range(20)]
+        assert len(Lanes(torch.device("cpu"), at_most=3)) == 3
+        assert len(Lanes(torch.device("meta"))) == 1
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_stream_reads_no_further_than_it_must(detector: Detector):

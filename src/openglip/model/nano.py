@@ -9,7 +9,8 @@ that the score of a name does not depend on which other names are asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -211,14 +212,16 @@ class Nano(nn.Module):
         with torch.no_grad():
             known = self.yolox(photo)
         seen = self.mobilenet(photo)
+        joins = cast("Iterable[tuple[nn.Conv2d, nn.BatchNorm2d]]", self.join)
+        halves = cast("Sequence[nn.Conv2d]", self.stride)
         levels = [
             convolve(torch.cat([*features, scores.sqrt(), own, _coordinates(own)], 1), join, norm=norm)
-            for (join, norm), (features, scores, _), own in zip(self.join, known, seen, strict=True)
+            for (join, norm), (features, scores, _), own in zip(joins, known, seen, strict=True)
         ]
         middle = self.down[0](levels[1] + double(levels[2]))
         fine = self.up[0](self.down[1](levels[0] + double(middle)))
-        middle = self.up[1](convolve(fine, self.stride[0], plus=middle))
-        coarse = self.up[2](convolve(middle, self.stride[1], plus=levels[2]))
+        middle = self.up[1](convolve(fine, halves[0], plus=middle))
+        coarse = self.up[2](convolve(middle, halves[1], plus=levels[2]))
         guesses = self._guesses([raw for _, _, raw in known])
         pyramid = []
         for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):

@@ -5,6 +5,8 @@ Attribute names are those of the official checkpoint.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -135,9 +137,9 @@ class YoloxHead(nn.Module):
         """Features twice B x 64 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
         x = self.stems[level](x)
         named, placed = self.cls_convs[level](x), self.reg_convs[level](x)
-        names, thing, boxes = self.cls_preds[level], self.obj_preds[level], self.reg_preds[level]
-        scores = convolve(named, names).sigmoid() * convolve(placed, thing).sigmoid()
-        return [named, placed], scores, convolve(placed, boxes)
+        last = [cast("nn.Conv2d", convs[level]) for convs in (self.cls_preds, self.obj_preds, self.reg_preds)]
+        scores = convolve(named, last[0]).sigmoid() * convolve(placed, last[1]).sigmoid()
+        return [named, placed], scores, convolve(placed, last[2])
 
 
 class Yolox(nn.Module):

@@ -14,14 +14,15 @@ Result = TypeVar("Result")
 
 
 class Lanes:
-    """As many workers as torch has threads here; on another device than the CPU only one.
+    """As many workers as torch has threads here, unless `at_most` is less; on another device than the CPU only one.
 
     An item is run with the threads that are left for it; one item alone is run by the caller, with all of them.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, at_most: int | None = None) -> None:
         self.threads = torch.get_num_threads()
-        self._lanes = self.threads if device.type == "cpu" else 1
+        most = self.threads if at_most is None else max(1, at_most)
+        self._lanes = min(self.threads, most) if device.type == "cpu" else 1
         self._pool = ThreadPoolExecutor(self._lanes, "openglip")
 
     def __len__(self) -> int:
