@@ -19,7 +19,7 @@ PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.jpg"
 
 def main() -> None:
     result: dict[str, Any] = {}
-    photos = (PHOTOS * 16)[:16]
+    photos = (PHOTOS * 16)[:64]
     for precision in ("fp32", "auto"):
         detector = openglip.load(precision=precision)  # type: ignore[arg-type]
         text = detector.encode_text(list(read_table("coco")))
@@ -30,7 +30,7 @@ def main() -> None:
                 def call(detector: Any = detector, text: Any = text, batch: int = batch) -> None:
                     detector.detect(photos, text, batch_size=batch)
 
-                seconds = timed(call, 5)
+                seconds = timed(call, 3)
                 seconds["photos_per_second"] = len(photos) / seconds["seconds_median"]
                 result[f"{detector.precision} threads {threads} batch {batch}"] = seconds
     for name, row in result.items():

@@ -23,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool 
     On an x86 CPU without gradients torch would call MKL in float32, which is 5 to 20 % slower than oneDNN on large
     products, and a GELU costs a pass of its own (docs/performance.md).
     """
-    if _HAS_ONEDNN and in_chunks(x) and x.dtype == weight.dtype and x.dtype in _own_types():
+    if _HAS_ONEDNN and in_chunks(x) and x.dtype == weight.dtype and _is_own(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
@@ -62,7 +62,7 @@ def conv2d(
     With one thread torch by itself would leave oneDNN for a kernel of its own, which is slower.
     """
     trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not trains and _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype and x.dtype in _own_types():
+    if not trains and _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype and _is_own(x.dtype):
         shape = (padding, stride, (1, 1), groups)
         if plus is not None:
             ends = ("add", None, None, [], None)
@@ -92,13 +92,14 @@ def has_blocks(x: Tensor) -> bool:
     oneDNN then keeps channels in blocks of its own choice from one convolution to the next, which makes depthwise ones
     up to twice as fast. Such a tensor can be convolved, added and brought back by `to_dense()`.
     """
-    return _HAS_ONEDNN and in_chunks(x) and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return _HAS_ONEDNN and in_chunks(x) and x.dtype == torch.float32 and _is_own(x.dtype)
 
 
-def _own_types() -> tuple[torch.dtype, ...]:
-    """Types that oneDNN multiplies here and that autocast would leave as they are."""
-    half = (torch.bfloat16,) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ()
-    return half if torch.is_autocast_enabled("cpu") else (torch.float32, *half)
+def _is_own(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type here and autocast would leave it as it is."""
+    if dtype == torch.float32:
+        return not torch.is_autocast_enabled("cpu")
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def in_chunks(x: Tensor) -> bool:

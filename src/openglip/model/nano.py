@@ -201,14 +201,14 @@ class Nano(nn.Module):
         # without antialiasing: photos stored small are blurred by their enlargement already
         small = F.interpolate(images, (height * 2 // 3, width * 2 // 3), mode="bicubic", align_corners=False)
         with torch.no_grad():
-            known = self.yolox((images + GREY).contiguous(memory_format=torch.channels_last))
+            known = self.yolox(_photos(images))
         guesses = self._guesses([raw for _, _, raw in known])
         own = [torch.cat([guess, scores], 1) for guess, (_, scores, _) in zip(guesses, known, strict=True)]
         return [*self.look_at(small), *own]
 
     def look_at(self, images: Tensor) -> list[Tensor]:
         """The tower: per level B x (2 D + 5 + 80) x h x w: keys, places, boxes, centerness, the detector's scores."""
-        photo = (images + GREY).contiguous(memory_format=torch.channels_last)
+        photo = _photos(images)
         with torch.no_grad():
             known = self.yolox(photo)
         seen = self.mobilenet(photo)
@@ -245,7 +245,9 @@ class Nano(nn.Module):
             enough = ((scores.new_tensor(least**2 * 0.999).logit() - shift) / scale).sigmoid()
             reach = (scores.amax(2) > enough).any(0).nonzero()[:, 0]
         known = (scores[:, reach] @ same).clamp(1e-6, 1 - 1e-6)
-        logits = tower.logits.new_full((*tower.logits.shape[:1], first + scores.shape[1], same.shape[2]), -20.0)
+        logits = tower.logits.new_empty((len(scores), first + scores.shape[1], same.shape[2]))
+        if least > 0:
+            logits[:, first:] = -20.0
         torch.addcmul(
             self.calibration[1] - STAND_BACK * same.amax(1, keepdim=True),
             tower.logits,
@@ -342,6 +344,11 @@ class Nano(nn.Module):
 def _places(levels: Sequence[Tensor]) -> Tensor:
     """Levels B x C x h x w as B x A x C."""
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
+
+
+def _photos(images: Tensor) -> Tensor:
+    """Prepared images as 0..255, channels last in memory."""
+    return torch.add(images, GREY, out=torch.empty_like(images, memory_format=torch.channels_last))
 
 
 def _sizes(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
