@@ -82,10 +82,7 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
 def pad_batch(images: Sequence[Tensor], multiple: int = 32) -> Tensor:
     """Images 3 x h x w in the top left corners of one B x 3 x H x W of zeros (the mean colour)."""
     height, width = padded_size(max(i.shape[1] for i in images), max(i.shape[2] for i in images), multiple)
-    batch = images[0].new_empty((len(images), 3, height, width))
+    batch = images[0].new_zeros((len(images), 3, height, width))
     for row, image in zip(batch, images, strict=True):
-        own_height, own_width = image.shape[1:]
-        row[:, :own_height, :own_width] = image
-        row[:, own_height:] = 0
-        row[:, :own_height, own_width:] = 0
+        row[:, : image.shape[1], : image.shape[2]] = image
     return batch

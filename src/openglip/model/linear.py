@@ -37,13 +37,11 @@ def convolve(
     See `conv2d`; a normalisation by running statistics becomes part of the weights.
     """
     weight, bias = conv.weight, conv.bias
-    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if norm is None:
-        return conv2d(x, weight, bias, conv.stride, conv.padding, conv.groups, act, plus)  # type: ignore[arg-type]
-    if not (norm.training or trains):
+    if norm is not None:
+        if norm.training or _trains(x, weight):
+            return _finish(norm(conv(x)), act, plus)
         weight, bias = _folded(conv, norm)
-        return conv2d(x, weight, bias, conv.stride, conv.padding, conv.groups, act, plus)  # type: ignore[arg-type]
-    return _finish(norm(conv(x)), act, plus)
+    return conv2d(x, weight, bias, conv.stride, conv.padding, conv.groups, act, plus)  # type: ignore[arg-type]
 
 
 def conv2d(
@@ -61,8 +59,8 @@ def conv2d(
 
     With one thread torch by itself would leave oneDNN for a kernel of its own, which is slower.
     """
-    trains = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not trains and _HAS_ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype and _is_own(x.dtype):
+    on_cpu = _HAS_ONEDNN and x.device.type == "cpu" and not _trains(x, weight)
+    if on_cpu and x.dtype == weight.dtype and _is_own(x.dtype):
         shape = (padding, stride, (1, 1), groups)
         if plus is not None:
             ends = ("add", None, None, [], None)
@@ -70,6 +68,10 @@ def conv2d(
         name, limits = ("hardtanh", [0.0, 6.0]) if act == "relu6" else (act, [])
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, name, limits, "")
     return _finish(F.conv2d(x, weight, bias, stride, padding, groups=groups), act, plus)
+
+
+def _trains(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def _finish(y: Tensor, act: Act, plus: Tensor | None) -> Tensor:

@@ -240,14 +240,11 @@ class Nano(nn.Module):
         guesses, scores = _places(pyramid[3:]).split([4, CLASSES], 2)
         same = text.hidden[..., -CLASSES:].transpose(1, 2)  # B x 80 x L: how surely a word is one of the names, <= 1
         scale, shift = self.own
-        reach = torch.arange(scores.shape[1], device=scores.device)
-        if least > 0:
-            enough = ((scores.new_tensor(least**2 * 0.999).logit() - shift) / scale).sigmoid()
-            reach = (scores.amax(2) > enough).any(0).nonzero()[:, 0]
+        enough = ((scores.new_tensor(least**2 * 0.999).logit() - shift) / scale).sigmoid()  # 0 for 0: all places
+        reach = (scores.amax(2) >= enough).any(0).nonzero()[:, 0]
         known = (scores[:, reach] @ same).clamp(1e-6, 1 - 1e-6)
         logits = tower.logits.new_empty((len(scores), first + scores.shape[1], same.shape[2]))
-        if least > 0:
-            logits[:, first:] = -20.0
+        logits[:, first:] = -20.0
         torch.addcmul(
             self.calibration[1] - STAND_BACK * same.amax(1, keepdim=True),
             tower.logits,
