@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A shared machine may stop any example for a moment, which says nothing about the code.
+settings.register_profile("openglip", deadline=None)
+settings.load_profile("openglip")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -109,7 +109,7 @@ def probe(statement: str) -> tuple[float, list[str]]:
 def test_importing_the_package_is_quick_and_light() -> None:
     seconds, heavy = probe("import openglip")
     assert heavy == []
-    assert seconds < 0.3
+    assert seconds < probe("import typer.rich_utils")[0]
 
 
 def test_help_is_quick_and_light() -> None:
@@ -122,4 +122,5 @@ def test_help_is_quick_and_light() -> None:
     )
     seconds, heavy = probe(statement)
     assert heavy == []
-    assert seconds < 0.5
+    # Against what the command line library itself needs to be read, so that a slow machine says nothing.
+    assert seconds < 3 * probe("import typer.rich_utils")[0]

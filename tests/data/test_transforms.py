@@ -69,7 +69,7 @@ def test_flip_mirrors_picture_boxes_and_words():
 ALL = (Crop(), Colour(hue=0.02), ScaleJitter((64, 64)), Resize((48, 64), 100), Flip())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000))
 def test_a_bright_square_stays_in_its_box(seed):
     before = view([[30, 20, 59, 49], [5, 60, 20, 75]])
@@ -84,7 +84,7 @@ def test_a_bright_square_stays_in_its_box(seed):
             np.testing.assert_allclose(box, found, atol=1.6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_equal_generators_give_equal_views_and_boxes_stay_inside(seed):
     one, two = (compose(ALL, view([[10, 20, 30, 40], [50, 5, 99, 79]]), random.Random(seed)) for _ in range(2))
