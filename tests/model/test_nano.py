@@ -112,8 +112,8 @@ def test_the_towers_boxes_are_those_of_its_smaller_image():
 
 
 def test_an_image_of_another_multiple_is_refused():
-    with pytest.raises(ValueError, match="multiples of 96 here, not 96 x 64"):
-        Nano().encode_image(torch.zeros(1, 3, 96, 64))
+    with pytest.raises(ValueError, match="multiples of 32 here, not 96 x 80"):
+        Nano().encode_image(torch.zeros(1, 3, 96, 80))
 
 
 def test_every_name_of_the_detector_is_itself_and_no_other(nano: Detector):

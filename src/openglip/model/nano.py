@@ -20,7 +20,7 @@ from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.head import HeadOutputs, TextFeatures
-from openglip.model.linear import convolve
+from openglip.model.linear import conv2d, convolve
 from openglip.model.mobilenet import MobileNetV2
 from openglip.model.postprocess import Aggregation, Found
 from openglip.model.second_look import CANDIDATES, OTHERS, SecondLook, read_points
@@ -70,8 +70,17 @@ class Mixer(nn.Module):
         self.narrow = nn.Conv2d(2 * dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = convolve(convolve(x, self.depth, norm=self.norm), self.widen, "swish")
-        return convolve(y, self.narrow, plus=x)
+        return convolve(self.wide(x), self.narrow, plus=x)
+
+    def wide(self, x: Tensor) -> Tensor:
+        return convolve(convolve(x, self.depth, norm=self.norm), self.widen, "swish")
+
+    def then(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """A pointwise convolution (C x D x 1 x 1) of the block's output, without computing that: for a small C."""
+        narrow = (weight.flatten(1) @ self.narrow.weight.flatten(1))[..., None, None]
+        bias = bias + weight.flatten(1) @ cast("Tensor", self.narrow.bias)
+        place = ((1, 1), (0, 0))
+        return conv2d(self.wide(x), narrow, bias, *place, plus=conv2d(x, weight, None, *place))
 
 
 class Look(nn.Module):
@@ -101,7 +110,7 @@ class Nano(nn.Module):
 
     name = "nano"
     preparation = Preparation(
-        short_side=384, max_side=960, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=96
+        short_side=384, max_side=960, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=32
     )
     score_cut = 0.0
     default_threshold = 0.55
@@ -192,14 +201,16 @@ class Nano(nn.Module):
         return torch.cat([self.words(torch.cat([token, segment], -1) * TEXT_DIM**0.5), like.sigmoid(), same], -1)
 
     def encode_image(self, images: Tensor) -> list[Tensor]:
-        """images: B x 3 x H x W, sides multiples of 96. Returns the levels of `look_at` on two thirds of the size, then
+        """images: B x 3 x H x W, sides multiples of 32. Returns the levels of `look_at` on two thirds of the size, then
         three levels of the detector on the full size, B x (4 + 80) x h x w: boxes and scores.
         """
         height, width = images.shape[2:]
-        if height % 96 or width % 96:
-            raise ValueError(f"the sides of an image are multiples of 96 here, not {height} x {width}")
+        if height % 32 or width % 32:
+            raise ValueError(f"the sides of an image are multiples of 32 here, not {height} x {width}")
+        whole = F.pad(images, (0, -width % 48, 0, -height % 48))  # so that two thirds are multiples of 32, too
         # without antialiasing: photos stored small are blurred by their enlargement already
-        small = F.interpolate(images, (height * 2 // 3, width * 2 // 3), mode="bicubic", align_corners=False)
+        size = whole.shape[2] * 2 // 3, whole.shape[3] * 2 // 3
+        small = F.interpolate(whole, size, mode="bicubic", align_corners=False)
         with torch.no_grad():
             known = self.yolox(_photos(images))
         guesses = self._guesses([raw for _, _, raw in known])
@@ -224,10 +235,10 @@ class Nano(nn.Module):
         coarse = self.up[2](convolve(middle, halves[1], plus=levels[2]))
         guesses = self._guesses([raw for _, _, raw in known])
         pyramid = []
+        ends = torch.cat([self.boxes.weight, self.central.weight]), torch.cat([self.boxes.bias, self.central.bias])
         for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):
-            named, placed = self.named(level), self.placed(level)
-            keys, boxes = convolve(named, self.keys), convolve(placed, self.boxes, plus=guess)
-            pyramid.append(torch.cat([keys, level, boxes, convolve(placed, self.central), scores], 1))
+            boxes, central = self.placed.then(level, *ends).split([4, 1], 1)
+            pyramid.append(torch.cat([convolve(self.named(level), self.keys), level, boxes + guess, central, scores], 1))
         return pyramid
 
     def align(self, pyramid: Sequence[Tensor], text: TextFeatures, least: float = 0.0) -> HeadOutputs:
