@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,3 +99,24 @@ def test_mobilenet_pads_below_and_to_the_right_as_its_source_does():
             y = F.conv2d(y, block.project.weight, block.project.bias)
             x = x + y if block.shortcut else y
     torch.testing.assert_close(model(photo)[0], x, atol=1e-5, rtol=1e-4)
+
+
+def test_kernels_of_a_folder_of_many_sizes_are_compiled_once():
+    """oneDNN by itself forgets the first of them: see `openglip.model.linear`."""
+    program = (
+        "import torch\n"
+        "from openglip.model.linear import conv2d\n"
+        "weight = torch.ones(1, 1, 1, 1)\n"
+        "sizes = [(h, w) for h in range(1, 37) for w in range(1, 37)]\n"
+        "for turn in range(2):\n"
+        "    print('turn', turn, flush=True)\n"
+        "    for size in sizes:\n"
+        "        conv2d(torch.ones(1, 1, *size), weight, None, (1, 1), (0, 0))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    environment["ONEDNN_VERBOSE"] = "profile_create"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.split("turn 1\n")
+    assert first.count("cache_miss") > 1024
+    assert second.count("cache_hit") > 1024
+    assert "cache_miss" not in second

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import openglip
 from openglip.images.read import read_image
@@ -109,6 +111,37 @@ def test_the_towers_boxes_are_those_of_its_smaller_image():
     low, high = model.coder.decode(offsets, small).split(2, 1)
     corners = torch.cat([low * 1.5 + 0.25, (high + 1) * 1.5 - 1 + 0.25 - 0.25], 1)
     torch.testing.assert_close(model.coder.decode(offsets, full), corners, atol=0.5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_tower_sees_two_thirds_of_an_image_and_more_grey_where_they_need_it(threads: int):
+    torch.manual_seed(0)
+    model = Nano().eval()
+    images = torch.randn(2, 3, 128, 160) * 40
+    own = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            levels = model.encode_image(images)
+            small = F.interpolate(F.pad(images, (0, 32, 0, 16)), (96, 128), mode="bicubic", align_corners=False)
+            expected = model.look_at(small)
+    finally:
+        torch.set_num_threads(own)
+    assert [level.shape[2:] for level in levels[3:]] == [(16, 20), (8, 10), (4, 5)]
+    for level, alone in zip(levels[:3], expected, strict=True):
+        torch.testing.assert_close(level, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_tower_computes_the_same_with_gradients():
+    torch.manual_seed(0)
+    model = Nano().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    images = torch.randn(1, 3, 96, 96) * 40
+    with torch.no_grad():
+        quick = model.encode_image(images)
+    for level, plain in zip(quick, model.encode_image(images), strict=True):
+        torch.testing.assert_close(level, plain.detach(), atol=1e-3, rtol=1e-3)
 
 
 def test_an_image_of_another_multiple_is_refused():

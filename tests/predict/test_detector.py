@@ -16,8 +16,8 @@ from PIL import Image
 import openglip
 from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.model.builders import build
+from openglip.model.lanes import Lanes
 from openglip.predict.detector import Detector
-from openglip.predict.lanes import Lanes
 from openglip.structures.detections import Detections
 
 NAMES = ["cat", "St. Bernard", "toy (plastic)", "dining_table", "Kühlschrank"]
@@ -235,6 +235,12 @@ def test_a_lane_has_its_share_of_the_threads_and_one_item_has_all():
             assert lanes.map(lambda _: torch.get_num_threads(), [0]) == [4]
             assert lanes.map(lambda _: torch.get_num_threads(), [0, 1]) == [2, 2]
             assert lanes.map(lambda item: -item, range(20)) == [-i for i in range(20)]
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                modes = lanes.map(
+                    lambda _: (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")), [0, 1]
+                )
+            assert modes == [(True, True)] * 2
+            assert lanes.map(lambda _: torch.is_grad_enabled(), [0, 1]) == [True, True]
         assert len(Lanes(torch.device("cpu"), at_most=3)) == 3
         assert len(Lanes(torch.device("meta"))) == 1
     finally:

@@ -15,8 +15,8 @@ Act = Literal["none", "swish", "relu6"]
 LOG2E = 1.4426950408889634
 TINY, HUGE = 1e-25, 1e25  # sums of exponentials between these have all digits of float32
 
-# oneDNN compiles a kernel for each shape and keeps 1024 of them by default, fewer than a folder of photos of a few sizes
-# needs: it would compile them again and again (docs/performance.md). It reads this when it computes for the first time.
+# oneDNN compiles a kernel for each shape and by default keeps 1024 of them, fewer than a folder of photos of a few
+# sizes needs: it would compile them again and again (docs/performance.md). Read when it computes for the first time.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")

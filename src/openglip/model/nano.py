@@ -10,7 +10,7 @@ that the score of a name does not depend on which other names are asked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.head import HeadOutputs, TextFeatures
+from openglip.model.lanes import Lanes
 from openglip.model.linear import conv2d, convolve
 from openglip.model.mobilenet import MobileNetV2
 from openglip.model.postprocess import Aggregation, Found
@@ -210,19 +211,27 @@ class Nano(nn.Module):
         whole = F.pad(images, (0, -width % 48, 0, -height % 48))  # so that two thirds are multiples of 32, too
         # without antialiasing: photos stored small are blurred by their enlargement already
         size = whole.shape[2] * 2 // 3, whole.shape[3] * 2 // 3
-        small = F.interpolate(whole, size, mode="bicubic", align_corners=False)
+        small = _photos(F.interpolate(whole, size, mode="bicubic", align_corners=False))
+        with Lanes(images.device, at_most=1 if torch.is_grad_enabled() else 2) as lanes:
+            known, seen = cast("Any", lanes.map(lambda encoder: encoder(small), (self._known, self.mobilenet)))
+            tower, own = lanes.map(lambda part: part(), (lambda: self._tower(known, seen), lambda: self._own(images)))
+        return [*tower, *own]
+
+    def _known(self, photo: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         with torch.no_grad():
-            known = self.yolox(_photos(images))
+            return self.yolox(photo)
+
+    def _own(self, images: Tensor) -> list[Tensor]:
+        known = self._known(_photos(images))
         guesses = self._guesses([raw for _, _, raw in known])
-        own = [torch.cat([guess, scores], 1) for guess, (_, scores, _) in zip(guesses, known, strict=True)]
-        return [*self.look_at(small), *own]
+        return [torch.cat([guess, scores], 1) for guess, (_, scores, _) in zip(guesses, known, strict=True)]
 
     def look_at(self, images: Tensor) -> list[Tensor]:
         """The tower: per level B x (2 D + 5 + 80) x h x w: keys, places, boxes, centerness, the detector's scores."""
         photo = _photos(images)
-        with torch.no_grad():
-            known = self.yolox(photo)
-        seen = self.mobilenet(photo)
+        return self._tower(self._known(photo), self.mobilenet(photo))
+
+    def _tower(self, known: Sequence[tuple[list[Tensor], Tensor, Tensor]], seen: Sequence[Tensor]) -> list[Tensor]:
         joins = cast("Iterable[tuple[nn.Conv2d, nn.BatchNorm2d]]", self.join)
         halves = cast("Sequence[nn.Conv2d]", self.stride)
         levels = [
@@ -235,10 +244,12 @@ class Nano(nn.Module):
         coarse = self.up[2](convolve(middle, halves[1], plus=levels[2]))
         guesses = self._guesses([raw for _, _, raw in known])
         pyramid = []
-        ends = torch.cat([self.boxes.weight, self.central.weight]), torch.cat([self.boxes.bias, self.central.bias])
+        ends = [torch.cat([getattr(conv, part) for conv in (self.boxes, self.central)]) for part in ("weight", "bias")]
         for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):
             boxes, central = self.placed.then(level, *ends).split([4, 1], 1)
-            pyramid.append(torch.cat([convolve(self.named(level), self.keys), level, boxes + guess, central, scores], 1))
+            pyramid.append(
+                torch.cat([convolve(self.named(level), self.keys), level, boxes + guess, central, scores], 1)
+            )
         return pyramid
 
     def align(self, pyramid: Sequence[Tensor], text: TextFeatures, least: float = 0.0) -> HeadOutputs:

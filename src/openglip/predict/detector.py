@@ -20,9 +20,9 @@ from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
 from openglip.images.read import ImageSource, describe, read_image
 from openglip.model.head import HeadOutputs, TextFeatures
+from openglip.model.lanes import Lanes
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress, within_reach
 from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
-from openglip.predict.lanes import Lanes
 from openglip.predict.text import EncodedText, TextEncoder, stack
 from openglip.prompts.text import part_names
 from openglip.structures.detections import Detections

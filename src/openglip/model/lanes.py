@@ -1,4 +1,4 @@
-"""Photos side by side on a CPU: small layers don't fill several threads, whole photos do."""
+"""Work side by side on a CPU: small layers don't fill several threads, whole photos or branches do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Result = TypeVar("Result")
 class Lanes:
     """As many workers as torch has threads here, unless `at_most` is less; on another device than the CPU only one.
 
-    An item is run with the threads that are left for it; one item alone is run by the caller, with all of them.
+    An item is run with the threads that are left for it, in the caller's modes (inference, gradients, autocast); one
+    item alone is run by the caller, with all of them.
     """
 
     def __init__(self, device: torch.device, at_most: int | None = None) -> None:
@@ -39,10 +40,17 @@ class Lanes:
         lanes = min(len(self), len(items))
         if lanes < 2:
             return [function(item) for item in items]
+        gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
         def run(item: Item) -> Result:
-            torch.set_num_threads(self.threads // lanes)  # of this worker only
-            return function(item)
+            torch.set_num_threads(self.threads // lanes)  # of this worker only, like the modes
+            with (
+                torch.inference_mode(inference),
+                torch.set_grad_enabled(gradients),
+                torch.autocast("cpu", dtype, enabled=autocast),
+            ):
+                return function(item)
 
         try:
             return list(self._pool.map(run, items))
