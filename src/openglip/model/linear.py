@@ -16,8 +16,9 @@ LOG2E = 1.4426950408889634
 TINY, HUGE = 1e-25, 1e25  # sums of exponentials between these have all digits of float32
 
 # oneDNN compiles a kernel for each shape and by default keeps 1024 of them, fewer than a folder of photos of a few
-# sizes needs: it would compile them again and again (docs/performance.md). Read when it computes for the first time.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
+# sizes needs: it would compile them again and again (docs/performance.md). Read when it computes for the first time;
+# each takes some 75 KiB.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
