@@ -23,17 +23,19 @@ ROUNDS = 5
 
 def main() -> None:
     photos = (PHOTOS * 16)[:64]
-    detectors = [openglip.load(precision=precision) for precision in ("fp32", "auto")]
+    # where "auto" is fp32, too, one detector is left
+    detectors = {d.precision: d for d in (openglip.load(precision="fp32"), openglip.load(precision="auto"))}
+    words = {precision: detector.encode_text(list(read_table("coco"))) for precision, detector in detectors.items()}
     seconds: dict[str, list[float]] = defaultdict(list)
     peaks: dict[str, list[float]] = defaultdict(list)
     for turn in range(ROUNDS + 1):  # settings in turn, as machines change their speed; the first round warms up
-        for detector in {d.precision: d for d in detectors}.values():
-            text = detector.encode_text(list(read_table("coco")))
+        for precision, detector in detectors.items():
+            text = words[precision]
             for threads in (1, 2):
                 torch.set_num_threads(threads)
                 for batch in (1, 8):
-                    name = f"{detector.precision} threads {threads} batch {batch}"
-                    peak = matrix_peak(torch.bfloat16 if detector.precision == "bf16" else torch.float32)
+                    name = f"{precision} threads {threads} batch {batch}"
+                    peak = matrix_peak(torch.bfloat16 if precision == "bf16" else torch.float32)
                     spent = timed(lambda d=detector, t=text, b=batch: d.detect(photos, t, batch_size=b), 1, 0)
                     if turn:
                         peaks[name].append(peak)

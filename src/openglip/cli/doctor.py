@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from importlib import metadata, util
+from importlib import util
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,6 +69,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata
+
     from openglip import __version__
 
     return {"openglip": __version__, **{name: metadata.version(name) for name in PACKAGES}}
