@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 import openglip
 from openglip.images.read import read_image
+from openglip.model.anchors import AnchorGrid
 from openglip.model.builders import MODELS
-from openglip.model.nano import CLASSES, GRID, Nano, WordTable
+from openglip.model.nano import CLASSES, Nano, WordTable
 from openglip.predict.detector import Detector
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
@@ -37,9 +38,9 @@ def test_outputs_have_the_shapes_every_detector_has():
     model = MODELS["nano"]().eval()
     ids, mask = ids_of("cat. traffic light")
     with torch.inference_mode():
-        outputs = model(torch.zeros(2, 3, 96, 192), ids.repeat(2, 1), mask.repeat(2, 1))
+        outputs = model(torch.zeros(2, 3, 80, 200), ids.repeat(2, 1), mask.repeat(2, 1))
     anchors = model.anchors(outputs.sizes)
-    assert outputs.sizes == ((8, 16), (4, 8), (2, 4), (12, 24), (6, 12), (3, 6))
+    assert outputs.sizes == ((8, 20), (4, 10), (2, 5), (12, 28), (6, 14), (3, 7))
     assert outputs.logits.shape == (2, len(anchors), ids.shape[1])
     assert outputs.box_regression.shape == (2, len(anchors), 4)
     assert outputs.centerness.shape == (2, len(anchors))
@@ -85,9 +86,9 @@ def test_words_in_eight_bits_come_back_within_half_a_step():
 def test_the_detectors_own_places_give_its_boxes():
     torch.manual_seed(0)
     model = Nano().eval()
-    images = torch.randn(1, 3, 96, 96) * 40
+    images = torch.randn(1, 3, 80, 80) * 40
     with torch.inference_mode():
-        raw = [boxes for _, _, boxes in model.yolox(images + 114)]
+        raw = [boxes for _, _, boxes in model.yolox(F.pad(images, (0, 16, 0, 16)) + 114)]
         outputs = model.align(model.encode_image(images), model.encode_text(*ids_of("cat")))
     anchors = model.anchors(outputs.sizes)
     own = sum(h * w for h, w in outputs.sizes[3:])
@@ -102,34 +103,45 @@ def test_the_detectors_own_places_give_its_boxes():
     torch.testing.assert_close(found, torch.cat(expected), atol=0.01, rtol=1e-4)
 
 
-def test_the_towers_boxes_are_those_of_its_smaller_image():
-    """Its anchors on the full image are those of its own image, half as large again."""
-    torch.manual_seed(0)
-    model = Nano().eval()
-    offsets = torch.randn(16, 4)
-    small, full = GRID(((4, 4), (2, 2), (1, 1)))[:16], model.anchors(((4, 4), (2, 2), (1, 1)) * 2)[:16]
-    low, high = model.coder.decode(offsets, small).split(2, 1)
-    corners = torch.cat([low * 1.5 + 0.25, (high + 1) * 1.5 - 1 + 0.25 - 0.25], 1)
-    torch.testing.assert_close(model.coder.decode(offsets, full), corners, atol=0.5, rtol=1e-3)
-
-
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_tower_sees_two_thirds_of_an_image_and_more_grey_where_they_need_it(threads: int):
-    torch.manual_seed(0)
+def test_the_tower_reads_both_encoders_where_it_stands(threads: int, monkeypatch: pytest.MonkeyPatch):
+    """Maps that hold their own places, in pixels of the image, still do so on the tower's grid."""
     model = Nano().eval()
-    images = torch.randn(2, 3, 128, 160) * 40
+    given: list = []
+
+    def places(height: int, width: int, stride: float, channels: int) -> torch.Tensor:
+        x, y = (torch.arange(n) * stride + stride / 2 for n in (width, height))
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"))[None].repeat(1, channels // 2, 1, 1)
+
+    def known(photo: torch.Tensor) -> list:
+        assert photo.shape[2:] == (128, 224)
+        levels = [(places(128 // s, 224 // s, s, 64), s) for s in (8, 16, 32)]
+        return [([x], x[:, :2], torch.zeros(1, 4, *x.shape[2:])) for x, s in levels]
+
+    def seen(photo: torch.Tensor) -> list:
+        assert photo.shape[2:] == (96, 128)
+        return [places(96 // s, 128 // s, s / 0.6, 64) for s in (8, 16, 32)]
+
+    monkeypatch.setattr(model, "known", known)
+    monkeypatch.setattr(model.mobilenet, "forward", seen)
+    monkeypatch.setattr(model, "tower", lambda *args: given.extend(args) or [])
     own = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            levels = model.encode_image(images)
-            small = F.interpolate(F.pad(images, (0, 32, 0, 16)), (96, 128), mode="bicubic", align_corners=False)
-            expected = model.look_at(small)
+            model.encode_image(torch.zeros(1, 3, 120, 200))
     finally:
         torch.set_num_threads(own)
-    assert [level.shape[2:] for level in levels[3:]] == [(16, 20), (8, 10), (4, 5)]
-    for level, alone in zip(levels[:3], expected, strict=True):
-        torch.testing.assert_close(level, alone, atol=1e-4, rtol=1e-4)
+    for stride, ([features], scores), guesses, level in zip((10, 20, 40), given[0], given[1], given[2], strict=True):
+        grid = places(120 // stride, 200 // stride, stride, 2)
+        inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # the outermost cells read no further out
+        for mine in (features[:, :2], scores, level[:, :2]):
+            torch.testing.assert_close(mine[inside], grid[inside])
+        boxes = model.coder.decode(guesses[0].flatten(1).T, AnchorGrid((stride,), 8)([tuple(guesses.shape[2:])]))
+        centre = (boxes[:, :2] + boxes[:, 2:] + 1).T.reshape(grid.shape) / 2
+        # raw zeros: a box at the upper left corner of its cell, which is less than one of the tower's away
+        assert ((grid - centre) >= -0.5).all()
+        assert ((grid - centre) <= stride).all()
 
 
 def test_the_tower_computes_the_same_with_gradients():
@@ -137,7 +149,7 @@ def test_the_tower_computes_the_same_with_gradients():
     model = Nano().eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.05)
-    images = torch.randn(1, 3, 96, 96) * 40
+    images = torch.randn(1, 3, 80, 120) * 40
     with torch.no_grad():
         quick = model.encode_image(images)
     for level, plain in zip(quick, model.encode_image(images), strict=True):
@@ -145,7 +157,7 @@ def test_the_tower_computes_the_same_with_gradients():
 
 
 def test_an_image_of_another_multiple_is_refused():
-    with pytest.raises(ValueError, match="multiples of 32 here, not 96 x 80"):
+    with pytest.raises(ValueError, match="multiples of 40 here, not 96 x 80"):
         Nano().encode_image(torch.zeros(1, 3, 96, 80))
 
 

@@ -17,14 +17,18 @@ from PIL import Image
 import openglip
 from openglip.data.pack import Phrase, Picture, pack
 from openglip.errors import ConfigError, DataError
-from openglip.model.nano import Nano
+from openglip.model.head import TextFeatures
+from openglip.model.nano import Mixer, Nano
 from openglip.prompts.tokens import tokenize
 from openglip.train import nano as training
+from openglip.train import narrow
 from openglip.train.loop import fit
 from openglip.train.nano_batches import NanoBatches, Texts, all_texts
 from openglip.train.recipes import RECIPES
 from openglip.train.run import find_recipe
+from openglip.train.teacher import Wider, lesson
 from openglip.weights.files import read_checkpoint, write_safetensors
+from openglip.weights.load import load_state
 
 CAPTION = "a red ball beside a dog ."
 BOXES = [[0.1, 0.2, 0.5, 0.8], [0.6, 0.1, 0.9, 0.9]]
@@ -116,13 +120,13 @@ def run(batches: NanoBatches, recipe: training.NanoRecipe, folder: Path, kill_at
 
     model = training.start(training.NanoInTraining(), recipe)
     stream = partial(training.batches_from, batches, recipe)
-    fit(model, training.criterion(recipe), stream, recipe, folder, report=report)
+    fit(model, training.criterion(recipe, model), stream, recipe, folder, report=report)
     return folder
 
 
 def small_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SMALL", "LARGE"):
-        monkeypatch.setattr(training, name, (64, 96))
+        monkeypatch.setattr(training, name, (80, 120))
 
 
 def test_a_run_leaves_the_frozen_parts_and_ships_in_two_files(
@@ -143,6 +147,90 @@ def test_a_run_leaves_the_frozen_parts_and_ships_in_two_files(
     assert openglip.load(tmp_path).model.name == "nano"
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two files of a wider model whose blocks say something."""
+    torch.manual_seed(1)
+    folder, wider = tmp_path_factory.mktemp("teacher"), Wider()
+    for name, parameter in wider.named_parameters():
+        if name.split(".")[0] in ("down", "up", "named", "placed") and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    training.export(wider.state_dict(), folder, {})
+    return folder
+
+
+def pupil_of(teacher: Path, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    wider = Wider().eval()
+    load_state(wider, training.embedded_state(teacher), teacher)
+    return narrow.narrowed(wider, images)
+
+
+def test_a_narrower_model_says_what_the_wider_one_says(teacher: Path):
+    """Where half of the units add nothing, and others are sums of each other, all of it."""
+    wider = Wider().eval()
+    load_state(wider, training.embedded_state(teacher), teacher)
+    for block in (block for block in wider.modules() if isinstance(block, Mixer)):
+        block.narrow.weight.data[:, :150] = 0
+        for part in (block.widen.weight.data, block.widen.bias.data):  # type: ignore[union-attr]
+            part[150:170] = part[170:190]
+    images = torch.randn(2, 3, 80, 120) * 40
+    expected = wider.levels(images)
+    kept = narrow.narrowed(wider, images)
+    assert all(torch.equal(a, b) for a, b in zip(expected, wider.levels(images), strict=True))  # left as it was
+    smaller = Wider().eval()
+    for block in (block for block in smaller.modules() if isinstance(block, Mixer)):
+        block.widen, block.narrow = torch.nn.Conv2d(128, 96, 1), torch.nn.Conv2d(96, 128, 1)
+    load_state(smaller, kept, "narrowed")
+    load_state(Nano(), kept, "narrowed")
+    for level, found in zip(expected, smaller.levels(images), strict=True):
+        torch.testing.assert_close(found, level, atol=0.02, rtol=0.02)
+
+
+def test_a_lesson_is_nothing_to_one_who_knows_it(teacher: Path):
+    wider = Wider().eval()
+    load_state(wider, training.embedded_state(teacher), teacher)
+    mask = torch.tensor([[True, True, False]])
+    with torch.no_grad():
+        levels = wider.levels(torch.randn(1, 3, 80, 120) * 40)
+        said = wider.compare(levels, TextFeatures(wider.read(torch.randn(1, 3, 768)), mask))
+        other = said._replace(logits=said.logits + torch.randn_like(said.logits), centerness=said.centerness + 1)
+        known = lesson(levels, said, levels, said, mask)
+        unknown = lesson([level + 0.1 for level in levels], other, levels, said, mask)
+        elsewhere = lesson(levels, said._replace(logits=said.logits + ~mask), levels, said, mask)
+    assert all(abs(term) < 1e-5 for term in (*known.values(), *elsewhere.values()))
+    assert {name for name, term in unknown.items() if term > 1e-4} == known.keys() - {"taught_box"}
+
+
+def test_a_pupil_comes_nearer_to_its_teacher(
+    batches: NanoBatches, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    small_sides(monkeypatch)
+    start = tmp_path / "start"
+    training.export(pupil_of(teacher, torch.randn(2, 3, 80, 120) * 40), start, {})
+    recipe = small_recipe(start, steps=12, teacher=str(teacher), lr=3e-3, average=0, use_average=False)
+    run(batches, recipe, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {"token", "place", "taught_features", "taught_place"} <= lines[0].keys()
+    assert sum(line["taught_features"] for line in lines[-3:]) < 0.9 * sum(
+        line["taught_features"] for line in lines[:3]
+    )
+    before, after = training.embedded_state(start), read_checkpoint(tmp_path).state
+    norms = [key for key in before if key.endswith("norm.running_mean")]
+    assert all(torch.equal(before[key].float(), after[key]) for key in norms)  # they stay as they are
+    with pytest.raises(ConfigError, match="accumulate must be 1 with a teacher"):
+        run(batches, replace(recipe, accumulate=2), tmp_path / "other")
+
+
+def test_the_command_writes_files_to_start_from(
+    shared: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command = ["narrow", "--data", str(shared / "data"), "--teacher", str(teacher), "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setattr(narrow, "PHOTOS", 2)
+    narrow.main()
+    load_state(Nano(), training.embedded_state(tmp_path), tmp_path)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit(
     batches: NanoBatches, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +248,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 def test_in_evaluation_it_is_the_whole_model(model: Nano, earlier: Path):
     trained = training.start(training.NanoInTraining(), small_recipe(earlier)).eval()
     ids = torch.tensor([tokenize("a dog. a cat").ids])
-    args = (torch.zeros(1, 3, 96, 96), ids, torch.ones_like(ids, dtype=torch.bool))
+    args = (torch.zeros(1, 3, 80, 80), ids, torch.ones_like(ids, dtype=torch.bool))
     with torch.no_grad():
         own, whole = trained(*args), model.eval()(*args)
     assert trained.anchors == model.anchors

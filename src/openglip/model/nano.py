@@ -1,10 +1,10 @@
 """The embedded model: GLIP's design made small, around a frozen detector (YOLOX-Nano) and a frozen text encoder.
 
 A photo passes through two encoders. YOLOX-Nano is kept exactly as released: its features, its 80 class scores and its
-boxes are inputs. MobileNetV2 beside it is trained. A small pyramid and tower join them; their output is aligned with
-words as in GLIP. The detector's scores are carried to words by likeness to its 80 names, and its boxes are the first
-guess of ours. Words look at the picture before they are compared (the text side of deep fusion), each for itself, so
-that the score of a name does not depend on which other names are asked.
+boxes are inputs. MobileNetV2 beside it is trained, and sees the photo smaller. A small pyramid and tower join them on a
+grid of their own; their output is aligned with words as in GLIP. The detector's scores are carried to words by likeness
+to its 80 names, and its boxes are the first guess of ours. Words look at the picture before they are compared (the text
+side of deep fusion), each for itself, so that the score of a name does not depend on which other names are asked.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ PADDING = 0  # [PAD]
 GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
-GRID = AnchorGrid((8, 16, 32), scale=8)  # of the tower and of the detector, each on its own image
-PLACES = AnchorGrid((12, 24, 48, *GRID.strides), scale=8)  # the tower's places on the full image, then the detector's
+GRID = AnchorGrid((8, 16, 32), scale=8)  # of the detector
+TOWER = AnchorGrid((10, 20, 40), scale=8)
+PLACES = AnchorGrid((*TOWER.strides, *GRID.strides), scale=8)
 CENTRAL = 0.7  # power of centerness: it counts a little less than its loss says
 STAND_BACK = 3.0  # by which the tower's logits are lower for a word that is a name of the detector
 SHARP, SURE = 30.0, 0.75  # a text more like a name of the detector, or another word for it, than SURE means that name
@@ -61,14 +62,14 @@ class WordTable(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Residual block: depthwise 5 x 5, norm, pointwise to twice the width and back."""
+    """Residual block: depthwise 5 x 5, norm, pointwise to another width and back."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, inner: int) -> None:
         super().__init__()
         self.depth = nn.Conv2d(dim, dim, 5, padding=2, groups=dim, bias=False)
         self.norm = nn.BatchNorm2d(dim)
-        self.widen = nn.Conv2d(dim, 2 * dim, 1)
-        self.narrow = nn.Conv2d(2 * dim, dim, 1)
+        self.widen = nn.Conv2d(dim, inner, 1)
+        self.narrow = nn.Conv2d(inner, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return convolve(self.wide(x), self.narrow, plus=x)
@@ -111,7 +112,7 @@ class Nano(nn.Module):
 
     name = "nano"
     preparation = Preparation(
-        short_side=384, max_side=960, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=32
+        short_side=320, max_side=800, mean=(GREY, GREY, GREY), std=(1.0, 1.0, 1.0), bgr=True, multiple=40
     )
     score_cut = 0.0
     default_threshold = 0.55
@@ -125,7 +126,7 @@ class Nano(nn.Module):
     calibration: Tensor
     own: Tensor
 
-    def __init__(self, dim: int = 128, looks: int = 2) -> None:
+    def __init__(self, dim: int = 128, inner: int = 96, looks: int = 2) -> None:
         super().__init__()
         self.anchors = PLACES
         self.coder = BoxCoder()
@@ -135,11 +136,11 @@ class Nano(nn.Module):
         self.mobilenet = MobileNetV2()
         seen = (64 + 128 + CLASSES + 32 + 2, 128 + 128 + CLASSES + 96 + 2, 256 + 128 + CLASSES + 320 + 2)
         self.join = nn.ModuleList(nn.Sequential(nn.Conv2d(c, dim, 1, bias=False), nn.BatchNorm2d(dim)) for c in seen)
-        self.down = nn.ModuleList(Mixer(dim) for _ in range(2))
+        self.down = nn.ModuleList(Mixer(dim, inner) for _ in range(2))
         self.stride = nn.ModuleList(nn.Conv2d(dim, dim, 3, 2, 1, groups=dim) for _ in range(2))
-        self.up = nn.ModuleList(Mixer(dim) for _ in range(3))
-        self.named = Mixer(dim)
-        self.placed = Mixer(dim)
+        self.up = nn.ModuleList(Mixer(dim, inner) for _ in range(3))
+        self.named = Mixer(dim, inner)
+        self.placed = Mixer(dim, inner)
         self.keys = nn.Conv2d(dim, dim, 1)
         self.boxes = nn.Conv2d(dim, 4, 1)
         self.central = nn.Conv2d(dim, 1, 1)
@@ -202,50 +203,52 @@ class Nano(nn.Module):
         return torch.cat([self.words(torch.cat([token, segment], -1) * TEXT_DIM**0.5), like.sigmoid(), same], -1)
 
     def encode_image(self, images: Tensor) -> list[Tensor]:
-        """images: B x 3 x H x W, sides multiples of 32. Returns the levels of `look_at` on two thirds of the size, then
-        three levels of the detector on the full size, B x (4 + 80) x h x w: boxes and scores.
+        """images: B x 3 x H x W, sides multiples of 40. Returns three levels of the tower, B x (2 D + 5 + 80) x h x w:
+        keys, places, boxes, centerness, the detector's scores; then three of the detector, B x (4 + 80) x h x w: boxes
+        and scores. Boxes are offsets from the anchors of `PLACES`.
         """
         height, width = images.shape[2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"the sides of an image are multiples of 32 here, not {height} x {width}")
-        whole = F.pad(images, (0, -width % 48, 0, -height % 48))  # so that two thirds are multiples of 32, too
+        if height % 40 or width % 40:
+            raise ValueError(f"the sides of an image are multiples of 40 here, not {height} x {width}")
         # without antialiasing: photos stored small are blurred by their enlargement already
-        size = whole.shape[2] * 2 // 3, whole.shape[3] * 2 // 3
-        small = _photos(F.interpolate(whole, size, mode="bicubic", align_corners=False))
+        small = F.interpolate(images, (height * 3 // 5, width * 3 // 5), mode="bicubic", align_corners=False)
+        parts = ((self.known, photos(images)), (self.mobilenet, photos(small)))
         with Lanes(images.device, at_most=1 if torch.is_grad_enabled() else 2) as lanes:
-            known, seen = cast("Any", lanes.map(lambda encoder: encoder(small), (self._known, self.mobilenet)))
-            tower, own = lanes.map(lambda part: part(), (lambda: self._tower(known, seen), lambda: self._own(images)))
-        return [*tower, *own]
+            known, seen = cast("Any", lanes.map(lambda part: part[0](part[1]), parts))
+        sizes = [(height // stride, width // stride) for stride in TOWER.strides]
+        seen = [resampled(x, size, 4 / 3) for x, size in zip(seen, sizes, strict=True)]
+        on_tower = [
+            ([resampled(x, size, 4 / 5) for x in features], resampled(scores, size, 4 / 5))
+            for (features, scores, _), size in zip(known, sizes, strict=True)
+        ]
+        boxes = self.boxes_of([raw for _, _, raw in known])
+        nearest = self.offsets([at_four_fifths(x, size) for x, size in zip(boxes, sizes, strict=True)], TOWER)
+        own = zip(self.offsets(boxes, GRID), known, strict=True)
+        return [
+            *self.tower(on_tower, nearest, seen),
+            *(torch.cat([guess, scores], 1) for guess, (_, scores, _) in own),
+        ]
 
-    def _known(self, photo: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
+    def known(self, photo: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
         with torch.no_grad():
             return self.yolox(photo)
 
-    def _own(self, images: Tensor) -> list[Tensor]:
-        known = self._known(_photos(images))
-        guesses = self._guesses([raw for _, _, raw in known])
-        return [torch.cat([guess, scores], 1) for guess, (_, scores, _) in zip(guesses, known, strict=True)]
-
-    def look_at(self, images: Tensor) -> list[Tensor]:
-        """The tower: per level B x (2 D + 5 + 80) x h x w: keys, places, boxes, centerness, the detector's scores."""
-        photo = _photos(images)
-        return self._tower(self._known(photo), self.mobilenet(photo))
-
-    def _tower(self, known: Sequence[tuple[list[Tensor], Tensor, Tensor]], seen: Sequence[Tensor]) -> list[Tensor]:
+    def tower(
+        self, known: Sequence[tuple[list[Tensor], Tensor]], guesses: Sequence[Tensor], seen: Sequence[Tensor]
+    ) -> list[Tensor]:
         joins = cast("Iterable[tuple[nn.Conv2d, nn.BatchNorm2d]]", self.join)
         halves = cast("Sequence[nn.Conv2d]", self.stride)
         levels = [
             convolve(torch.cat([*features, scores.sqrt(), own, _coordinates(own)], 1), join, norm=norm)
-            for (join, norm), (features, scores, _), own in zip(joins, known, seen, strict=True)
+            for (join, norm), (features, scores), own in zip(joins, known, seen, strict=True)
         ]
         middle = self.down[0](levels[1] + double(levels[2]))
         fine = self.up[0](self.down[1](levels[0] + double(middle)))
         middle = self.up[1](convolve(fine, halves[0], plus=middle))
         coarse = self.up[2](convolve(middle, halves[1], plus=levels[2]))
-        guesses = self._guesses([raw for _, _, raw in known])
         pyramid = []
         ends = [torch.cat([getattr(conv, part) for conv in (self.boxes, self.central)]) for part in ("weight", "bias")]
-        for level, guess, (_, scores, _) in zip((fine, middle, coarse), guesses, known, strict=True):
+        for level, guess, (_, scores) in zip((fine, middle, coarse), guesses, known, strict=True):
             boxes, central = self.placed.then(level, *ends).split([4, 1], 1)
             pyramid.append(
                 torch.cat([convolve(self.named(level), self.keys), level, boxes + guess, central, scores], 1)
@@ -344,20 +347,37 @@ class Nano(nn.Module):
             parts.append(Found(boxes[order].cpu(), scores[order].cpu(), found.labels[rows]))
         return Found(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else found
 
-    def _guesses(self, raw: Sequence[Tensor]) -> list[Tensor]:
-        """The detector's boxes as offsets from our anchors, B x 4 x h x w per level."""
-        sizes = _sizes(raw)
-        anchors = GRID(sizes, raw[0].device, raw[0].dtype).split([h * w for h, w in sizes])
-        guesses = []
-        for level, own, stride in zip(raw, anchors, GRID.strides, strict=True):
-            shape = level.shape
-            x = level.flatten(2).transpose(1, 2)
-            corner = (own[:, :2] + own[:, 2:] - (stride - 1)) / 2
-            centre = corner + x[..., :2] * stride
-            half = x[..., 2:].clamp(-6, 6).exp() * stride / 2
-            offsets = self.coder.encode(torch.cat([centre - half, centre + half], -1), own)
-            guesses.append(offsets.transpose(1, 2).reshape(shape))
-        return guesses
+    def boxes_of(self, raw: Sequence[Tensor]) -> list[Tensor]:
+        """The detector's boxes, B x 4 x h x w per level: xyxy in pixels of its image."""
+        boxes = []
+        for level, stride in zip(raw, GRID.strides, strict=True):
+            y, x = (torch.arange(n, device=level.device, dtype=level.dtype) for n in level.shape[2:])
+            corner = torch.stack(torch.meshgrid(x, y, indexing="xy"))
+            centre = (corner + level[:, :2]) * stride
+            half = level[:, 2:].clamp(-6, 6).exp() * stride / 2
+            boxes.append(torch.cat([centre - half, centre + half], 1))
+        return boxes
+
+    def offsets(self, boxes: Sequence[Tensor], grid: AnchorGrid) -> list[Tensor]:
+        """Boxes B x 4 x h x w per level as offsets from the grid's anchors."""
+        sizes = _sizes(boxes)
+        anchors = grid(sizes, boxes[0].device, boxes[0].dtype).split([h * w for h, w in sizes])
+        offsets = []
+        for level, own in zip(boxes, anchors, strict=True):
+            rows = self.coder.encode(level.flatten(2).transpose(1, 2), own)
+            offsets.append(rows.transpose(1, 2).reshape(level.shape))
+        return offsets
+
+
+def resampled(x: Tensor, size: tuple[int, int], scale: float) -> Tensor:
+    """The first `size` cells of map x, B x C x h x w, on a grid of `scale` as many a side: bilinear."""
+    return torch.ops.aten.upsample_bilinear2d(x, list(size), False, scale, scale)
+
+
+def at_four_fifths(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `resampled` with 4 / 5, but each cell reads the one at its middle."""
+    rows, columns = ((torch.arange(n, device=x.device) * 2 + 1) * 5 // 8 for n in size)
+    return x.index_select(2, rows).index_select(3, columns)
 
 
 def _places(levels: Sequence[Tensor]) -> Tensor:
@@ -365,8 +385,9 @@ def _places(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in levels], 1)
 
 
-def _photos(images: Tensor) -> Tensor:
-    """Prepared images as 0..255, channels last in memory."""
+def photos(images: Tensor) -> Tensor:
+    """Prepared images as 0..255, channels last in memory, with more grey up to multiples of 32."""
+    images = F.pad(images, (0, -images.shape[3] % 32, 0, -images.shape[2] % 32))
     return torch.add(images, GREY, out=torch.empty_like(images, memory_format=torch.channels_last))
 
 

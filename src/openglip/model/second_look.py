@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 CANDIDATES = 32  # boxes of a phrase that are looked at again
 POINTS, REACH = 5, 1.25  # a grid of 5 x 5 points, of the way from a box's centre to its border
-EDGES = (72.0, 160.0)  # side in pixels from which a coarser level is read
+EDGES = (60.0, 133.0)  # side in pixels from which a coarser level is read
 STEP = 0.2  # of a box's side, that an output of one moves it
 OTHERS = 0.6  # of its way, that a box moves which isn't the best: all the way, many would find the same thing
 

@@ -16,7 +16,7 @@ import importlib.util
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ from openglip.data.render import render_view
 from openglip.data.views import View
 from openglip.errors import ConfigError, DataError
 from openglip.model.head import HeadOutputs, TextFeatures
-from openglip.model.nano import GRID, PLACES, Nano, other_words
+from openglip.model.nano import PLACES, TOWER, Nano, other_words
 from openglip.prompts.tables import read_table
 from openglip.prompts.text import Spans
 from openglip.structures.sample import ImageReference
@@ -45,10 +45,12 @@ from openglip.train.nano_batches import SHARES, NanoBatches, Texts, all_texts
 from openglip.train.optim import freeze
 from openglip.train.parallel import from_first_rank, rank, world_size
 from openglip.train.recipe import Recipe
+from openglip.train.teacher import Wider, lesson
 from openglip.weights.files import read_checkpoint, write_safetensors
 from openglip.weights.load import load_state
 
-SMALL, LARGE = (192, 256), (256, 352)
+SMALL, LARGE = (240, 320), (320, 440)
+BESIDE = 0.3  # weight of the own terms beside a teacher's
 ABOUT = {
     "training_data": [
         "COCO 2017 boxes (YOLOX-Nano's training, and 1,450 photos of a subset)",
@@ -74,11 +76,13 @@ def _no_sources(recipe: Recipe) -> list[Any]:
 class NanoRecipe(Recipe):
     """What the embedded model's training needs beside the rest.
 
-    weights: a folder with the two files of an earlier training, or a checkpoint, in place of `start`. held_out: a JSON
-    file of pictures that are never trained on, by "flickr30k" and "coco_mini". large_shares: of the batches, in the
-    first 60 % of the run and after, those that are seen large. place_weight: of the term `place`.
+    weights: a folder with the two files of an earlier training, or a checkpoint, in place of `start`. teacher: a folder
+    with the two files of a `Wider` one, to learn from beside the boxes. held_out: a JSON file of pictures never to be
+    trained on, by "flickr30k" and "coco_mini". large_shares: of the batches, in the first 60 % of the run and after,
+    those that are seen large. place_weight: of the term `place`.
     """
 
+    teacher: str | None = None
     held_out: str | None = None
     large_shares: tuple[float, ...] = (0.1, 0.5)
     place_weight: float = 0.4
@@ -99,22 +103,42 @@ class NanoRecipe(Recipe):
 class NanoInTraining(Nano):
     """The embedded model while it trains: the tower alone, on texts that are encoded already.
 
-    In evaluation mode it is the whole model, as it is used.
+    In evaluation mode it is the whole model, as it is used. With a teacher its norms stay as they are, and `lesson` has
+    the terms of the last batch.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teachers: tuple[Wider, ...] = ()  # none or one; a tuple, so that it is no part of this model
+        self.lesson: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> NanoInTraining:
         super().train(mode)
-        self.anchors = GRID if mode else PLACES
+        self.anchors = TOWER if mode else PLACES
+        if self.teachers:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return self
 
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> HeadOutputs:
         """In training, ids are features: B x L x 768, for `read`. Words and comparison stay in float32."""
         if not self.training:
             return super().forward(images, ids, mask)
-        levels = self.look_at(images)
+        levels = self.encode_image(images)[:3]
+        shown = [teacher.to(images.device).levels(images) for teacher in self.teachers]
         planned = images.device.type == "meta"  # nothing is computed there, and there is no autocast
         with nullcontext() if planned else torch.autocast(images.device.type, enabled=False):
-            return self.compare([level.float() for level in levels], TextFeatures(self.read(ids), mask))
+            own = self._said(self, levels, ids, mask)
+            for teacher, theirs in zip(self.teachers, shown, strict=True):
+                with torch.no_grad():
+                    taught = self._said(teacher, theirs, ids, mask)
+                self.lesson = lesson([x.float() for x in levels], own, [x.float() for x in theirs], taught, mask)
+            return own
+
+    @staticmethod
+    def _said(model: Nano, levels: Sequence[Tensor], ids: Tensor, mask: Tensor) -> HeadOutputs:
+        return model.compare([level.float() for level in levels], TextFeatures(model.read(ids), mask))
 
 
 def start(model: NanoInTraining, recipe: NanoRecipe) -> NanoInTraining:
@@ -128,6 +152,10 @@ def start(model: NanoInTraining, recipe: NanoRecipe) -> NanoInTraining:
         model.yolox.load_state_dict(_folded(yolox.state, 1e-3, _yolox_key))
         model.mobilenet.load_state_dict(_folded(mobilenet.state, 1e-5, _mobile_key))
         model.bert.load_state_dict(_released_text())
+    if recipe.teacher:
+        teacher = Wider()
+        load_state(teacher, embedded_state(Path(recipe.teacher)), recipe.teacher)
+        model.teachers = (teacher.to(memory_format=torch.channels_last).eval(),)  # type: ignore[call-overload]
     freeze(model, recipe.frozen)
     _full_precision_depthwise(model)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -259,9 +287,13 @@ def batches_from(batches: NanoBatches, recipe: NanoRecipe, number: int) -> Itera
 
 @dataclass(frozen=True)
 class NanoCriterion(GroundingCriterion):
-    """GLIP's terms, and `place`: of every wanted word, the share of its own places in a softmax over all places."""
+    """GLIP's terms, and `place`: of every wanted word, the share of its own places in a softmax over all places.
+
+    pupil: a model whose teacher's terms are added; the others weigh less then.
+    """
 
     place_weight: float = 0.4
+    pupil: NanoInTraining | None = None
 
     def __call__(
         self,
@@ -281,12 +313,20 @@ class NanoCriterion(GroundingCriterion):
         image, word = wanted.any(1).nonzero(as_tuple=True)
         logits, own = outputs.logits.transpose(1, 2)[image, word], wanted.transpose(1, 2)[image, word]
         missed = logits.logsumexp(1) - logits.masked_fill(~own, -1e4).logsumexp(1)
-        return terms | {"place": self.place_weight * missed.sum() / max(1, len(image))}
+        terms |= {"place": self.place_weight * missed.sum() / max(1, len(image))}
+        if self.pupil is None:
+            return terms
+        return {name: BESIDE * term for name, term in terms.items()} | self.pupil.lesson
 
 
-def criterion(recipe: NanoRecipe) -> NanoCriterion:
-    """`place` is a mean of each small batch: so many of them share its weight."""
-    return NanoCriterion(place_weight=recipe.place_weight / recipe.accumulate)
+def criterion(recipe: NanoRecipe, model: Any) -> NanoCriterion:
+    """`place` is a mean of each small batch: so many of them share its weight. Raises ConfigError for a teacher whose
+    terms, means as well, would have to be shared.
+    """
+    if recipe.teacher and recipe.accumulate > 1:
+        raise ConfigError("accumulate must be 1 with a teacher: its terms are means of a batch")
+    pupil = model if model.teachers else None
+    return NanoCriterion(place_weight=recipe.place_weight / recipe.accumulate, pupil=pupil)
 
 
 def _full_precision_depthwise(model: nn.Module) -> None:

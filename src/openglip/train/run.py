@@ -192,7 +192,7 @@ def new_model(recipe: Recipe) -> Any:
 def criterion_of(recipe: Recipe, model: nn.Module) -> Criterion:
     """Classes for a model with fixed categories, words for any other."""
     if isinstance(recipe, nano.NanoRecipe):
-        return nano.criterion(recipe)
+        return nano.criterion(recipe, model)
     return ClosedSetCriterion() if getattr(model, "categories", None) else GroundingCriterion()
 
 
