@@ -371,6 +371,10 @@ class Nano(nn.Module):
 
 def resampled(x: Tensor, size: tuple[int, int], scale: float) -> Tensor:
     """The first `size` cells of map x, B x C x h x w, on a grid of `scale` as many a side: bilinear."""
+    # torch copies a side that has as many cells already, whatever the scale: one more cell, which is read by none
+    more = [int(n == wanted) for n, wanted in zip(x.shape[2:], size, strict=True)]
+    if any(more):
+        x = F.pad(x, (0, more[1], 0, more[0]))
     return torch.ops.aten.upsample_bilinear2d(x, list(size), False, scale, scale)
 
 

@@ -201,7 +201,7 @@ def _cycle(
 
 
 def tempered(state: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Weights whose new logits count by a share, those of the first stage by the rest."""
+    """Weights whose new logits count by a share, those of the first stage by the rest; with 1 / share the way back."""
     last = ("out.3.weight", "out.3.bias")
     scaled = {key: torch.cat([state[key][:1] * share, state[key][1:]]) for key in last}
     return state | scaled | {"trust": 1 + share * (state["trust"] - 1)}
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder of the two files of the first stage")
     parser.add_argument("--held-out", help="JSON file of pictures that are never trained on, as the recipe's held_out")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--go-on", action="store_true", help="from the second look in --weights, not from nothing")
     parser.add_argument("--steps", type=int, default=max(steps for steps, *_ in CYCLES), help="of a cycle, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=SHARE, help="of the new scores, the rest are the first stage's")
@@ -220,7 +221,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model = Nano()
     fresh = SecondLook(model.keys.out_channels)
-    state = embedded_state(arguments.weights) | {f"second_look.{k}": v for k, v in fresh.state_dict().items()}
+    state, prefix = embedded_state(arguments.weights), "second_look."
+    if arguments.go_on:
+        earlier = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
+        load_state(fresh, tempered(earlier, 1 / arguments.share), arguments.weights)
+    state |= {f"{prefix}{k}": v for k, v in fresh.state_dict().items()}
     load_state(model, state, arguments.weights)
     left_out = held_out(arguments.held_out)
     photos = seen_photos(Detector(model, device="cpu"), arguments.data, left_out, arguments.output / "seen")
@@ -228,7 +233,7 @@ def main() -> None:
         raise DataError(f"{arguments.data} has no photo to train on that is not held out")
     cycles = [(min(steps, arguments.steps), lr, weight) for steps, lr, weight in CYCLES]
     trained = tempered(train(fresh, photos, cycles, arguments.seed), arguments.share)
-    export(state | {f"second_look.{k}": v for k, v in trained.items()}, arguments.output, ABOUT)
+    export(state | {f"{prefix}{k}": v for k, v in trained.items()}, arguments.output, ABOUT)
 
 
 if __name__ == "__main__":
