@@ -230,12 +230,16 @@ class Nano(nn.Module):
         ]
 
     def known(self, photo: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
+        """What the detector says of photos (B x 3 x H x W, 0..255), which never trains: see `Yolox`."""
         with torch.no_grad():
             return self.yolox(photo)
 
     def tower(
         self, known: Sequence[tuple[list[Tensor], Tensor]], guesses: Sequence[Tensor], seen: Sequence[Tensor]
     ) -> list[Tensor]:
+        """Its three levels, see `encode_image`, from features and scores of the detector, its boxes as offsets, and
+        MobileNetV2's maps, each on the tower's grid.
+        """
         joins = cast("Iterable[tuple[nn.Conv2d, nn.BatchNorm2d]]", self.join)
         halves = cast("Sequence[nn.Conv2d]", self.stride)
         levels = [
