@@ -33,6 +33,7 @@ PADDING = 0  # [PAD]
 GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
+INNER = 96  # units of a block
 GRID = AnchorGrid((8, 16, 32), scale=8)  # of the detector
 TOWER = AnchorGrid((10, 20, 40), scale=8)
 PLACES = AnchorGrid((*TOWER.strides, *GRID.strides), scale=8)
@@ -126,7 +127,7 @@ class Nano(nn.Module):
     calibration: Tensor
     own: Tensor
 
-    def __init__(self, dim: int = 128, inner: int = 96, looks: int = 2) -> None:
+    def __init__(self, dim: int = 128, inner: int = INNER, looks: int = 2) -> None:
         super().__init__()
         self.anchors = PLACES
         self.coder = BoxCoder()

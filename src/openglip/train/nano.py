@@ -16,7 +16,7 @@ import importlib.util
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,10 +225,19 @@ def pictures(recipe: NanoRecipe) -> Iterator[tuple[Picture, ImageReference]]:
     for name in ("flickr8k_entities/train/ids.txt", *(f"{own}/annotations/train.json" for own in GROUPS.values())):
         if not (data / name).is_file():
             raise DataError(f"{data / name} is not there: set data to the folder that openglip.train.nano describes")
-    flickr = data / "flickr8k_entities" / "train"
-    yield from captioned(flickr, set(read_lines(flickr / "ids.txt")), "captions")
+    yield from captioned_photos(data)
     for group, folder in GROUPS.items():
         yield from labelled(data / folder / "annotations" / "train.json", group, EXHAUSTIVE[group])
+
+
+def captioned_photos(
+    data: Path, left_out: Collection[tuple[str, str]] = ()
+) -> Iterator[tuple[Picture, ImageReference]]:
+    """The Flickr train photos, but for those of which group and id are left out."""
+    root = data / "flickr8k_entities" / "train"
+    for picture, image in captioned(root, set(read_lines(root / "ids.txt")), "captions"):
+        if (picture.group, picture.image_id) not in left_out:
+            yield picture, image
 
 
 def held_out(path: str | None) -> set[tuple[str, str]]:

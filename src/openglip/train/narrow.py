@@ -14,13 +14,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from openglip.data.files import image_content, read_lines
-from openglip.data.pack import captioned
+from openglip.data.files import image_content
 from openglip.errors import DataError
 from openglip.images.prepare import pad_batch, prepare
 from openglip.images.read import read_image
-from openglip.model.nano import Mixer, Nano
-from openglip.train.nano import ABOUT, embedded_state, export, held_out
+from openglip.model.nano import INNER, Mixer, Nano
+from openglip.train.nano import ABOUT, captioned_photos, embedded_state, export, held_out
 from openglip.train.teacher import Wider
 from openglip.weights.load import load_state
 
@@ -56,14 +55,13 @@ def narrowed(wider: Wider, images: Tensor) -> dict[str, Tensor]:
         for block in blocks.values():
             del block.wide
     state = dict(wider.state_dict())
-    kept = cast("Mixer", Nano().named).widen.out_channels
     for name, block in blocks.items():
         units = torch.cat(seen[name])
         out, bias = block.narrow.weight.flatten(1), cast("Tensor", block.narrow.bias)
-        best = (units.std(0) * out.norm(dim=0)).topk(kept).indices.sort().values
+        best = (units.std(0) * out.norm(dim=0)).topk(INNER).indices.sort().values
         given = torch.cat([units[:, best], torch.ones(len(units), 1)], 1)
         products = given.T @ given
-        ridge = RIDGE * products.diagonal().mean() * torch.eye(kept + 1)
+        ridge = RIDGE * products.diagonal().mean() * torch.eye(INNER + 1)
         fitted = torch.linalg.solve(products + ridge, given.T @ (units @ out.T + bias))
         state[f"{name}.widen.weight"] = block.widen.weight[best]
         state[f"{name}.widen.bias"] = cast("Tensor", block.widen.bias)[best]
@@ -81,10 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     wider = Wider().eval()
     load_state(wider, embedded_state(arguments.teacher), arguments.teacher)
-    root, left_out = arguments.data / "flickr8k_entities" / "train", held_out(arguments.held_out)
-    found = captioned(root, set(read_lines(root / "ids.txt")), "captions")
-    drawn = islice((image for picture, image in found if (picture.group, picture.image_id) not in left_out), PHOTOS)
-    images = [prepare(read_image(image_content(image)), Nano.preparation) for image in drawn]
+    drawn = islice(captioned_photos(arguments.data, held_out(arguments.held_out)), PHOTOS)
+    images = [prepare(read_image(image_content(image)), Nano.preparation) for _, image in drawn]
     if not images:
         raise DataError(f"{arguments.data} has no photo to look at that is not held out")
     export(narrowed(wider, pad_batch(images, Nano.preparation.multiple)), arguments.output, ABOUT)

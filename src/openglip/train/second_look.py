@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openglip.data.files import image_content, read_lines, whole_file
-from openglip.data.pack import Picture, captioned
+from openglip.data.files import image_content, whole_file
+from openglip.data.pack import Picture
 from openglip.errors import ConfigError, DataError
 from openglip.images.read import read_image
 from openglip.model.nano import PLACES, Nano
@@ -32,7 +32,7 @@ from openglip.predict.detector import Detector, phrase_candidates
 from openglip.predict.text import TextEncoder, stack
 from openglip.prompts.tokens import tokenize
 from openglip.structures.boxes import elementwise_giou, pairwise_iou
-from openglip.train.nano import ABOUT, embedded_state, export, held_out
+from openglip.train.nano import ABOUT, captioned_photos, embedded_state, export, held_out
 from openglip.train.optim import Average, Cosine, parameter_groups, set_rates
 from openglip.weights.load import load_state
 
@@ -99,12 +99,7 @@ def seen_photos(detector: Detector, data: Path, left_out: set[tuple[str, str]], 
 
     Raises ConfigError when the folder holds what other weights made, or of other photos.
     """
-    root = data / "flickr8k_entities" / "train"
-    photos = [
-        (picture, content)
-        for picture, content in captioned(root, set(read_lines(root / "ids.txt")), "captions")
-        if (picture.group, picture.image_id) not in left_out
-    ]
+    photos = list(captioned_photos(data, left_out))
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps([picture.image_id for picture, _ in photos]).encode())
     for key, value in detector.model.state_dict().items():
