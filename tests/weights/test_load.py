@@ -63,12 +63,12 @@ def with_heads(official: State, state: State) -> object:
 @pytest.mark.parametrize("layout", [bare, container, training, unprefixed, older_library, with_heads])
 def test_official_layouts_load(tmp_path: Path, state: State, layout: Any) -> None:
     torch.save(layout(to_official(state), state), tmp_path / "official.pth")
-    assert same(load_model("debug", tmp_path / "official.pth", "cpu"), state)
+    assert same(load_model("debug", tmp_path / "official.pth"), state)
 
 
 def test_the_format_before_torch_1_6_loads(tmp_path: Path, state: State) -> None:
     torch.save({"model": to_official(state)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert same(load_model("debug", tmp_path / "old.pth", "cpu"), state)
+    assert same(load_model("debug", tmp_path / "old.pth"), state)
 
 
 def test_averaged_copy_is_taken_only_when_asked_for_or_alone(tmp_path: Path, state: State) -> None:
@@ -77,7 +77,7 @@ def test_averaged_copy_is_taken_only_when_asked_for_or_alone(tmp_path: Path, sta
     key = "module.rpn.head.bbox_pred.bias"
     assert torch.equal(averaged[key], state["rpn.head.bbox_pred.bias"] + 1)
     torch.save({"model_ema": to_official(state)}, tmp_path / "alone.pth")
-    assert same(load_model("debug", tmp_path / "alone.pth", "cpu"), state)
+    assert same(load_model("debug", tmp_path / "alone.pth"), state)
     write_official(tmp_path / "none.pth", to_official(state))
     with pytest.raises(WeightsError, match=r"none\.pth holds no averaged copy"):
         read_checkpoint(tmp_path / "none.pth", averaged=True)
@@ -87,7 +87,7 @@ def test_regenerated_tables_are_rebuilt_and_never_loaded(tmp_path: Path, state: 
     official = to_official(state)
     tables = [key for key in official if "relative_position_index" in key]
     write_official(tmp_path / "wrong.pth", {k: torch.zeros_like(v) if k in tables else v for k, v in official.items()})
-    model = load_model("debug", tmp_path / "wrong.pth", "cpu")
+    model = load_model("debug", tmp_path / "wrong.pth")
     right = dict(build_model("debug").named_buffers())
     assert any("relative_position_index" in name for name in right)
     assert all(torch.equal(buffer, right[name]) for name, buffer in model.named_buffers())
@@ -95,7 +95,7 @@ def test_regenerated_tables_are_rebuilt_and_never_loaded(tmp_path: Path, state: 
 
 def test_own_files_name_their_model(tmp_path: Path, state: State) -> None:
     write_safetensors(tmp_path / "mine.safetensors", state, {"model": "debug", "licence": "CC0"})
-    assert same(load_model(tmp_path / "mine.safetensors", device="cpu"), state)
+    assert same(load_model(tmp_path / "mine.safetensors"), state)
     assert read_info(tmp_path / "mine.safetensors") == {"model": "debug", "licence": "CC0", "format": 1}
     assert sorted(os.listdir(tmp_path)) == ["mine.safetensors"]
     (tmp_path / "usual").touch()
@@ -115,7 +115,7 @@ def test_own_files_are_known_whatever_the_length_of_their_header(tmp_path: Path,
 def test_half_precision_files_load_as_float32(tmp_path: Path, state: State) -> None:
     halves = {key: value.half() for key, value in state.items()}
     write_safetensors(tmp_path / "half.safetensors", halves, {"model": "debug"})
-    model = load_model(tmp_path / "half.safetensors", device="cpu")
+    model = load_model(tmp_path / "half.safetensors")
     assert same(model, {key: value.float() for key, value in halves.items()})
 
 
@@ -124,14 +124,14 @@ def test_a_training_run_loads_when_it_is_finished(tmp_path: Path, state: State) 
     with pytest.raises(FileNotFoundError, match=r"not finished.*openglip train --resume"):
         load_model(tmp_path)
     write_safetensors(tmp_path / "model.safetensors", state, {"model": "debug"})
-    assert same(load_model(tmp_path, device="cpu"), state)
+    assert same(load_model(tmp_path), state)
 
 
 def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    one, two = load_model("debug", "random", "cpu"), load_model("debug", device="cpu")
+    one, two = load_model("debug", "random"), load_model("debug")
     assert torch.equal(torch.rand(3), expected)
     assert same(one, dict(two.state_dict()))
     assert not one.training
@@ -166,7 +166,7 @@ def test_an_official_file_tuned_on_other_classes_loads_with_a_warning(
     for key in ("module.rpn.head.cls_logits.weight", "module.rpn.head.cls_logits.bias"):
         tuned[key] = tuned[key][:7]
     write_official(tmp_path / "tuned.pth", tuned)
-    model = load_model("debug", tmp_path / "tuned.pth", "cpu")
+    model = load_model("debug", tmp_path / "tuned.pth")
     assert torch.equal(model.state_dict()["rpn.head.bbox_pred.bias"], state["rpn.head.bbox_pred.bias"])
     assert "another number of classes" in caplog.text
 

@@ -29,9 +29,8 @@ _SHOWN = 10
 def load_model(
     name: str | os.PathLike[str] = "nano",
     weights: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """A model in evaluation mode, float32, that needs no gradient.
+    """A model on the CPU in evaluation mode, float32, that needs no gradient.
 
     name: a model's name, an official file's name, or the path of a checkpoint or of a training run's folder (its
     metadata names the architecture). weights: a path, None (embedded, cached or downloaded), or "random".
@@ -45,8 +44,6 @@ def load_model(
         load_state(model, *found)
     if isinstance(source, str) and read_info(source).get("sub_sentences"):
         model.use_sub_sentences()  # type: ignore[operator]
-    if torch.device(device).type != "cpu":  # a walk over all modules, 20 ms of a user's first photo
-        model = model.to(device)
     return model.eval().requires_grad_(False)
 
 
