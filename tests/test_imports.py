@@ -132,3 +132,24 @@ def test_help_is_quick_and_light() -> None:
     times, heavy = probe(statement)
     assert heavy == []
     assert times < 2.5  # 1.9 to 2.1 were seen
+
+
+DETECT = """
+import sys
+import numpy as np
+import openglip
+for model in ("nano", "debug"):
+    detector = openglip.load(model, None if model == "nano" else "random")
+    detector.detect(np.zeros((64, 64, 3), np.uint8), "cat", threshold=0)
+slow = [name for name in ("torchvision", "torch._dynamo") if name in sys.modules]
+assert not slow, slow
+import torch, torchvision
+boxes = torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9], [5, 5, 20, 20]])
+assert torchvision.ops.nms(boxes, torch.tensor([0.5, 0.9, 0.1]), 0.5).tolist() == [1, 2]
+"""
+
+
+def test_a_detection_does_not_wait_for_torchvision_which_still_imports_after_it() -> None:
+    """It takes as long as torch itself."""
+    done = subprocess.run([sys.executable, "-c", DETECT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

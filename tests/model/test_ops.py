@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from openglip.model.deform import (
 from openglip.model.dyhead import DyConv, DynamicReLU, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import Fusion
-from openglip.model.postprocess import Found, suppress
+from openglip.model.postprocess import Found, suppress, torchvision_nms
 from openglip.model.swin import Swin, SwinStage, shift_mask
 
 TOLERANCE = 1e-5  # goldens' README, values of order 1
@@ -224,3 +226,18 @@ def test_suppression(case: str, iou: float, plus_one: bool, expected: str):
     rows = np.lexsort((keep.numpy(), -z["scores"][keep].numpy()))
     assert difference(kept.boxes, z["boxes"][keep][rows]) == 0
     assert torch.equal(kept.labels, z["labels"][keep][rows])
+
+
+def test_suppression_where_torchvisions_library_does_not_load_by_itself(monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: object) -> None:
+        refused.append(path)
+        raise OSError(f"undefined symbol in {path}")
+
+    import torchvision  # noqa: F401  its operators are there from now on
+
+    refused: list[object] = []
+    monkeypatch.delitem(sys.modules, "torchvision")
+    monkeypatch.setattr(torch.ops, "load_library", refuse)
+    nms = torchvision_nms()
+    assert refused
+    assert nms(torch.tensor([[0.0, 0, 9, 9], [1, 0, 9, 9]]), torch.tensor([0.1, 0.2]), 0.5).tolist() == [1]

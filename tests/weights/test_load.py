@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from pathlib import Path
@@ -136,6 +137,20 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone() -
     assert same(one, dict(two.state_dict()))
     assert not one.training
     assert not any(parameter.requires_grad for parameter in one.parameters())
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_is_collected_after_loading_as_before_it(collects: bool, tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "other.safetensors", {"no": torch.zeros(1)}, {"model": "debug"})
+    try:
+        gc.enable() if collects else gc.disable()
+        load_model("debug")
+        assert gc.isenabled() == collects
+        with pytest.raises(WeightsError):
+            load_model(tmp_path / "other.safetensors")
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
 
 
 def test_every_key_that_does_not_fit_is_listed_with_its_neighbour(state: State) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import deform_conv2d
 
 from openglip.model.linear import in_chunks, linear
 
@@ -27,6 +26,8 @@ def deform_conv_reference(
 
     Returns B x O x h x w. Padding 1. Positions beyond the map contribute zero.
     """
+    from torchvision.ops import deform_conv2d  # see postprocess.py: only the reference pays for this import
+
     return deform_conv2d(x, offset, weight, bias, stride=(stride, stride), padding=(1, 1), mask=mask)
 
 

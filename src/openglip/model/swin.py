@@ -12,7 +12,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
 
 from openglip.model.linear import HUGE, LOG2E, TINY, in_chunks, linear
 
@@ -163,8 +162,16 @@ class SwinBlock(nn.Module):
         y = map_of(y, self.window, padded_h, padded_w)
         if self.shift:
             y = y.roll((self.shift, self.shift), (1, 2))
-        x = x + stochastic_depth(y[:, :h, :w], self.drop_path, "row", self.training)
-        return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, "row", self.training)
+        x = x + self._dropped(y[:, :h, :w])
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def _dropped(self, y: Tensor) -> Tensor:
+        """Stochastic depth: in training an image's branch is left out with the probability `drop_path`."""
+        if not self.training:
+            return y
+        from torchvision.ops import stochastic_depth  # see postprocess.py: only training pays for this import
+
+        return stochastic_depth(y, self.drop_path, "row")
 
     def forward_chunked(self, x: Tensor, plan: WindowPlan) -> Tensor:
         """The same for one image without gradients, some windows at a time, which stay in the processor's cache.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import gc
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def load_model(
     """
     architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
     found = None if source is None else _read(architecture, source)
-    with _NoDraws() if found else nullcontext():
-        model = build_model(architecture)
-    if found:
-        load_state(model, *found)
+    with _no_collection():
+        with _NoDraws() if found else nullcontext():
+            model = build_model(architecture)
+        if found:
+            load_state(model, *found)
     if isinstance(source, str) and read_info(source).get("sub_sentences"):
         model.use_sub_sentences()  # type: ignore[operator]
     return model.eval().requires_grad_(False)
@@ -94,6 +96,20 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             + "\nName the model that the file belongs to, or give another file"
         )
     model.load_state_dict(state)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: so many new objects bring on a full one, which walks all of torch for 0.2 to
+    0.4 s and finds nothing.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _NoDraws(TorchFunctionMode):
