@@ -17,6 +17,7 @@ from openglip.model.bert import LIMIT, BertLayer
 from openglip.model.contrast import Contrast
 from openglip.model.dyhead import DyConv, Sizes, split_levels
 from openglip.model.fusion import Fusion
+from openglip.model.linear import in_chunks, linear
 
 PRIOR_BIAS = -math.log(99)  # a fresh classifier says 1 % everywhere (focal loss, Lin et al., 2017)
 
@@ -136,20 +137,22 @@ class Head(nn.Module):
             # Without fusion the official code aligns against features that are zero on padding.
             hidden = hidden if self.early_fusion else hidden * text.mask[..., None]
             logits = self.align(x, hidden)
-        boxes = _conv1x1(x, self.bbox_pred)
+        boxes, centerness = _conv1x1(x, self.bbox_pred, self.centerness).split([4, 1], 2)
         scales = cast("list[Scale]", list(self.scales))
         parts = [scale.scale * level for scale, level in zip(scales, split_levels(boxes, sizes), strict=True)]
-        return HeadOutputs(logits, torch.cat(parts, 1), _conv1x1(x, self.centerness)[..., 0], sizes)
+        return HeadOutputs(logits, torch.cat(parts, 1), centerness[..., 0], sizes)
 
     def align(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Alignment logits B x N x L of image rows and text tokens; the bias uses the features un-halved."""
         words = F.normalize(hidden, dim=-1, eps=1e-12)
-        keys = self.dot_product_projection_text(words / 2)
+        keys = self.dot_product_projection_text(words / 2) / self.log_scale.exp()
         bias = words @ self.bias_lang + self.bias0
-        logits = x @ (keys / self.log_scale.exp()).transpose(1, 2) + bias[:, None]
-        return logits.clamp(-LIMIT, LIMIT)
+        if in_chunks(x) and len(x) == 1 and x.dtype == keys.dtype:  # not in bf16, where bias and sum are float32
+            return linear(x[0], keys[0], bias[0])[None].clamp_(-LIMIT, LIMIT)
+        return (x @ keys.transpose(1, 2) + bias[:, None]).clamp(-LIMIT, LIMIT)
 
 
-def _conv1x1(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1 x 1 convolution on a sequence B x N x C."""
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
+def _conv1x1(x: Tensor, *convs: nn.Conv2d) -> Tensor:
+    """1 x 1 convolutions side by side on a sequence B x N x C."""
+    weight, bias = (torch.cat([getattr(conv, part) for conv in convs]) for part in ("weight", "bias"))
+    return F.linear(x, weight.flatten(1), bias)

@@ -71,13 +71,13 @@ def token_weights(token_map: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
 
 
 def within_reach(
-    logits: Tensor, centerness: Tensor, sizes: Sequence[tuple[int, int]], least: float
+    logits: Tensor, centerness: Tensor, sizes: Sequence[tuple[int, int]], score_cut: float, least: float
 ) -> tuple[Tensor, list[int]]:
-    """Rows of the places (logits A x L, centerness A) at which a class may have a final score of `least`, and how many
-    there are on each level: no aggregation gives a class more than its best token has.
+    """Rows of the places (logits A x L, centerness A) at which a class may have a probability above `score_cut` and a
+    final score of `least`, and how many there are on each level: no aggregation gives a class more than its best token.
     """
-    best = logits.amax(1).float().sigmoid() * centerness.float().sigmoid()
-    able = best > least**2 * (1 - 1e-4)  # with room for rounding
+    best = logits.amax(1).float().sigmoid() * (1 + 1e-4)  # room for rounding
+    able = (best > score_cut) & (best * centerness.float().sigmoid() > least**2)
     counts = [int(level.sum()) for level in able.split([h * w for h, w in sizes])]
     return able.nonzero()[:, 0], counts
 

@@ -378,12 +378,13 @@ class Detector:
             maps = [torch.cat(level) for level in zip(*(image.pyramid for image in encoded), strict=True)]
         found: list[list[Found]] = [[] for _ in opened]
         thresholds = [self._thresholds(settings.threshold, w.vocabulary) for w in words]
+        lowest = [min(t.tolist(), default=0.0) for t in thresholds]
         for p in range(max(len(w.prompts) for w in words)):
             members = [i for i, w in enumerate(words) if p < len(w.prompts)]
             prompts = [words[i].prompts[p] for i in members]
             pyramid = maps if len(members) == len(opened) else [level[members] for level in maps]
             looks_again = prompts[0].phrases and hasattr(self.model, "look_again")
-            least = 0.0 if looks_again else min(float(min(thresholds[i], default=0.0)) for i in members)
+            least = 0.0 if looks_again else min(lowest[i] for i in members)
             with self.inference():
                 outputs: HeadOutputs = self.model.align(pyramid, stack(prompts), least)
                 anchors = self.model.anchors(outputs.sizes, device=self.device)
@@ -477,8 +478,8 @@ def _candidates(
         outputs.centerness[row],
         outputs.sizes,
     )
-    if least > 0:
-        rows, counts = within_reach(logits, centerness, sizes, least)
+    if least > 0 or model.score_cut > 0:
+        rows, counts = within_reach(logits, centerness, sizes, model.score_cut, least)
         logits, boxes, centerness, anchors = (part[rows] for part in (logits, boxes, centerness, anchors))
         sizes = [(count, 1) for count in counts]
     return best_candidates(
