@@ -38,12 +38,35 @@ def timed(call: Callable[[], Any], repeats: int, warm_up: int = 1) -> dict[str, 
     """Median, least and greatest seconds of some calls."""
     for _ in range(warm_up):
         call()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
+    return spread([once(call) for _ in range(repeats)])
+
+
+def in_turn(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in every round, after a round that does not count: what a shared machine does to one of them
+    it does to all, so that ratios within a round hold.
+    """
+    seconds = [{name: once(call) for name, call in calls.items()} for _ in range(rounds + 1)][1:]
+    return {name: [row[name] for row in seconds] for name in calls}
+
+
+def once(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def spread(seconds: list[float]) -> dict[str, Any]:
     return {"seconds_median": statistics.median(seconds), "seconds_min": min(seconds), "seconds_max": max(seconds)}
+
+
+def times_faster(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Median, least and greatest ratio of the rounds of `in_turn`."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "times_faster": statistics.median(ratios),
+        "times_faster_min": min(ratios),
+        "times_faster_max": max(ratios),
+    }
 
 
 def matrix_peak(dtype: torch.dtype, size: int = 2048) -> float:

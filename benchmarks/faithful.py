@@ -1,4 +1,4 @@
-"""GLIP-T against the faithful path: whole call and per component, COCO-80 and three names, fp32 and bf16.
+"""GLIP-T against the faithful path, in turn: whole call and per component, COCO-80 and three names, fp32 and bf16.
 
 The faithful path does what the official code does, with the same weights and image: text padded to 256 tokens,
 fusion as the formula stands, torchvision's deformable convolution, group norm and dynamic ReLU one after the other.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, matrix_peak, photo, timed, write
+from common import in_turn, machine, matrix_peak, photo, spread, times_faster, write
 
 from openglip.images.prepare import pad_batch, prepare
 from openglip.model.bert import BertLayer
@@ -78,19 +78,17 @@ def components(model: GLIP, seconds: dict[str, float]):
         handle.remove()
 
 
-def measure(model: GLIP, call: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    result = timed(call, repeats)
+def parts_of(model: GLIP, call: Callable[[], Any]) -> dict[str, float]:
     seconds: dict[str, float] = defaultdict(float)
     with components(model, seconds):
         call()
-    return {**result, "components": {k: round(v, 3) for k, v in seconds.items()}}
+    return {k: round(v, 3) for k, v in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--faithful-repeats", type=int, default=2)
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
     image = photo()
     model: GLIP = load_model("glip-t", "random")  # type: ignore[assignment]
     assert isinstance(model.head, Head)
@@ -100,7 +98,8 @@ def main() -> None:
         "image": [800, 1344],
     }
     for prompt, names in PROMPTS.items():
-        rows: dict[str, Any] = {}
+        models: dict[str, GLIP] = {}
+        calls: dict[str, Callable[[], Any]] = {}
         for precision in precisions:
             detector = Detector(model, precision=precision)  # type: ignore[arg-type]
 
@@ -108,16 +107,28 @@ def main() -> None:
                 detector._text._features.clear()  # the text is part of the whole call
                 detector.detect(image, names, threshold=0)
 
-            rows[precision] = measure(detector.model, ours, arguments.repeats)
-        model.use_plain()
-        rows["faithful"] = measure(model, lambda: faithful_detect(model, image, names), arguments.faithful_repeats)  # noqa: B023
-        model.use_plain(False)
-        for precision in precisions:
-            rows[precision]["times_faster"] = rows["faithful"]["seconds_median"] / rows[precision]["seconds_median"]
+            models[precision], calls[precision] = detector.model, ours
+
+        def faithful(names: list[str] = names) -> None:
+            model.use_plain()
+            faithful_detect(model, image, names)
+            model.use_plain(False)
+
+        models["faithful"], calls["faithful"] = model, faithful
+        seconds = in_turn(calls, rounds)
+        rows: dict[str, Any] = {
+            name: {
+                **spread(seconds[name]),
+                **times_faster(seconds[name], seconds["faithful"]),
+                "components": parts_of(models[name], call),
+            }
+            for name, call in calls.items()
+        }
         result[prompt] = rows
         for name, row in rows.items():
             parts = "  ".join(f"{k} {v:.2f}" for k, v in row["components"].items())
-            print(f"{prompt:8} {name:9} {row['seconds_median']:7.2f} s  {row.get('times_faster', 1):5.2f} x   {parts}")
+            ratio = f"{row['times_faster']:5.2f} x ({row['times_faster_min']:.2f} to {row['times_faster_max']:.2f})"
+            print(f"{prompt:8} {name:9} {row['seconds_median']:7.2f} s  {ratio}   {parts}")
     print(machine(), result["peak_gflops"])
     write("faithful", result)
 

@@ -1,4 +1,4 @@
-"""GLIP-T against transformers' Grounding DINO-T: same image size, prompts and threads, random weights.
+"""GLIP-T against transformers' Grounding DINO-T, in turn: same image size, prompts and threads, random weights.
 
 Both whole models, from prepared pixels to raw outputs; the peer's faster way of bf16 (autocast or bf16 weights) counts.
 Needs `pip install transformers`. Run on a quiet machine:
@@ -9,10 +9,12 @@ Needs `pip install transformers`. Run on a quiet machine:
 from __future__ import annotations
 
 import argparse
+import statistics
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import machine, matrix_peak, timed, write
+from common import in_turn, machine, matrix_peak, spread, times_faster, write
 from faithful import PROMPTS
 
 from openglip.predict.device import half_copy, native_bf16
@@ -30,8 +32,8 @@ def peer() -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
     import transformers
 
     torch.manual_seed(0)
@@ -52,7 +54,7 @@ def main() -> None:
     for prompt, names in PROMPTS.items():
         ids = torch.tensor([tokenize(detection_prompt(names).caption).ids])
         mask = torch.ones_like(ids, dtype=torch.bool)
-        rows: dict[str, Any] = {}
+        calls: dict[str, Callable[[], Any]] = {}
         for precision, side, model, dtype, autocast in variants:
             pixels = torch.randn(1, 3, 800, 1344, dtype=dtype)
 
@@ -63,21 +65,18 @@ def main() -> None:
                     else:
                         model(pixel_values=pixels, input_ids=ids, attention_mask=mask.long())  # noqa: B023
 
-            rows[f"{side} {precision}"] = timed(call, repeats)
-            print(
-                f"{prompt:8} {side:7} {precision:14} {rows[f'{side} {precision}']['seconds_median']:7.2f} s", flush=True
-            )
-        rows["times_faster_fp32"] = ratio(rows, ["theirs fp32"], "ours fp32")
+            calls[f"{side} {precision}"] = call
+        seconds = in_turn(calls, rounds)
+        rows: dict[str, Any] = {name: spread(taken) for name, taken in seconds.items()}
+        rows["fp32"] = times_faster(seconds["ours fp32"], seconds["theirs fp32"])
         if native_bf16():
-            rows["times_faster_bf16"] = ratio(rows, ["theirs bf16 autocast", "theirs bf16 weights"], "ours bf16")
-        print(prompt, {k: round(v, 2) for k, v in rows.items() if k.startswith("times")})
+            theirs_bf16 = min((seconds[f"theirs bf16 {way}"] for way in ("autocast", "weights")), key=statistics.median)
+            rows["bf16"] = times_faster(seconds["ours bf16"], theirs_bf16)
+        for name, row in rows.items():
+            print(prompt, name, {k: round(v, 2) for k, v in row.items()}, flush=True)
         result[prompt] = rows
     print(machine())
     write("grounding_dino", result)
-
-
-def ratio(rows: dict[str, Any], theirs: list[str], ours: str) -> float:
-    return min(rows[t]["seconds_median"] for t in theirs) / rows[ours]["seconds_median"]
 
 
 if __name__ == "__main__":
