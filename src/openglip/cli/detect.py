@@ -125,9 +125,9 @@ def _run(job: _Job, words: dict[str, Any]) -> None:
         warnings.simplefilter("ignore")
     import openglip  # late: brings torch
 
-    gc.disable()  # while torch is read, collections take a fifth of the start and find nothing; nor do later ones in it
+    gc.disable()  # collections while torch is imported take a fifth of the start and find nothing
     detector = openglip.load(job.model, job.weights, device=job.device, precision=job.precision)
-    gc.freeze()
+    gc.freeze()  # nor would later ones
     gc.enable()
     found = detector.stream(sources, **words, threshold=threshold, on_error="record")
     failed = boxes = 0
