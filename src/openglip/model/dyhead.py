@@ -110,7 +110,12 @@ class DyConv(nn.Module):
             return torch.cat([self._level_plain(maps, i) for i in range(len(maps))], 1)
         kernels = [flat_kernel(branch.conv.weight, x.dtype) for branch in self.branches]
         tables = [table_of(m) for m in maps]
-        return torch.cat([self._level(maps, tables, kernels, i) for i in range(len(maps))], 1)
+        if not in_chunks(x):
+            return torch.cat([self._level(maps, tables, kernels, i, None) for i in range(len(maps))], 1)
+        out = torch.empty_like(x)
+        for i, level in enumerate(split_levels(out, sizes)):
+            self._level(maps, tables, kernels, i, level)
+        return out
 
     def _sampling(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets B x 18 x h x w and mask B x 9 x h x w of a level."""
@@ -141,9 +146,11 @@ class DyConv(nn.Module):
         merged = torch.stack(branches).mean(0)
         return self.relu(merged.permute(0, 2, 3, 1).flatten(1, 2))
 
-    def _level(self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int) -> Tensor:
+    def _level(
+        self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int, out: Tensor | None
+    ) -> Tensor:
         """The same for one level: samples are laid out once for two branches, and what follows the convolutions, up to
-        the dynamic ReLU, is affine in a channel, so that it takes one pass.
+        the dynamic ReLU, is affine in a channel, so that it takes one pass. out: where to write it, in chunks.
         """
         size = _size(maps[i])
         offset, mask = self._sampling(maps[i])
@@ -159,10 +166,12 @@ class DyConv(nn.Module):
         if i + 1 < len(maps):
             small = _size(maps[i + 1])
             branches[0] = branch(0, i + 1, *corner_weights(*self._coarse(offset, mask, small)), small)
-            return self._merge(branches, size, small)
-        return self._merge(branches, size, size)
+            return self._merge(branches, size, small, out)
+        return self._merge(branches, size, size, out)
 
-    def _merge(self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int]) -> Tensor:
+    def _merge(
+        self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int], out: Tensor | None
+    ) -> Tensor:
         """Group norm, scale attention, mean and dynamic ReLU as one scale and shift per channel.
 
         branches: B x n x C by their number; small: (h, w) of the one from the coarser level.
@@ -188,15 +197,12 @@ class DyConv(nn.Module):
         # Both linear pieces applied to the sum of branches, so that no intermediate map is written.
         pieces = [([s * a for s in scales], shift[:, None] * a + b) for a, b in ((a1, b1), (a2, b2))]
 
-        def activated(rows: list[Tensor]) -> Tensor:
-            return torch.maximum(*(affine_sum(rows, factors, constant) for factors, constant in pieces))
-
-        if not in_chunks(shift):
-            return activated(maps).to(maps[0].dtype)
-        out = torch.empty_like(maps[0])
+        if out is None:
+            return torch.maximum(*(affine_sum(maps, *piece) for piece in pieces)).to(maps[0].dtype)
         for start in range(0, out.shape[1], CHUNK):
             part = slice(start, start + CHUNK)
-            out[:, part] = activated([y[:, part].float() for y in maps])
+            rows = [y[:, part].float() for y in maps]
+            torch.maximum(*(affine_sum(rows, *piece) for piece in pieces), out=out[:, part])
         return out
 
 
@@ -206,9 +212,9 @@ def _size(x: Tensor) -> tuple[int, int]:
 
 def affine_sum(rows: list[Tensor], factors: list[Tensor], constant: Tensor) -> Tensor:
     """constant + sum of rows[i] * factors[i]; rows: B x n x C, factors and constant: B x 1 x C."""
-    total = constant
-    for y, factor in zip(rows, factors, strict=True):
-        total = torch.addcmul(total, y, factor)
+    total = torch.addcmul(constant, rows[0], factors[0])
+    for y, factor in zip(rows[1:], factors[1:], strict=True):
+        total.addcmul_(y, factor)
     return total
 
 
