@@ -1,10 +1,11 @@
 """Images a second of training, the share of time spent waiting for data, and data loading alone beside it.
 
-    python benchmarks/training_rate.py [--models nano glip-t] [--device cuda] [--workers 1] [--steps 12 3]
+    python benchmarks/training_rate.py [--models nano glip-t] [--device cuda] [--workers 1] [--steps 12]
 
 The loop is the real one; pictures are made (640 x 480, JPEG, as in data_loading.py). `nano` trains on packed pictures
 at its own sizes, from the embedded weights, in batches of 16; `glip-t` at 800 x 1066 in batches of --batch. The first
-step is left out. Loading: from the 640-pixel originals to batches with a short side of 256, with the same workers.
+step is left out. A model's row stays in the file until it is measured again. Loading: from the 640-pixel originals to
+batches with a short side of 256, with the same workers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, write
+from common import RESULTS, machine, write
 from data_loading import make_pictures, measure
 
 import openglip
@@ -92,8 +93,8 @@ def rate(name: str, samples: list[Sample], folder: Path, given: argparse.Namespa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["nano", "glip-t"])
-    parser.add_argument("--steps", type=int, nargs="+", default=[12, 3], help="for each model")
+    parser.add_argument("--models", nargs="+", default=["nano", "glip-t"], choices=["nano", "glip-t"])
+    parser.add_argument("--steps", type=int, help="default: 12 of nano, 3 of glip-t")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1, help="of glip-t")
     parser.add_argument("--workers", type=int, default=1)
@@ -105,12 +106,15 @@ def main() -> None:
         loading = measure(samples, (Resize((256,), 512), Flip()), given.workers, 8.0)
         result["loading"] = loading["images_per_second"]
         print(f"loading alone: {result['loading']} images a second", flush=True)
-        for name, steps in zip(given.models, given.steps, strict=True):
+        for name in given.models:
+            steps = given.steps or {"nano": 12, "glip-t": 3}[name]
             result[name] = rate(name, samples, Path(place) / f"run-{name}", given, steps)
             result[name]["loading_is_faster_by"] = result["loading"] / result[name]["images_per_second"]
             print(f"{name}: {json.dumps(result[name])}", flush=True)
     print(machine())
-    write(f"training_rate_{given.device}", result)
+    path = RESULTS / f"training_rate_{given.device}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    write(f"training_rate_{given.device}", {k: v for k, v in earlier.items() if k in ("nano", "glip-t")} | result)
 
 
 if __name__ == "__main__":
