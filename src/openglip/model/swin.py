@@ -59,7 +59,7 @@ class WindowPlan:
 
     rows: (windows * window^2), rows of the map with one spare row at its end, where all padding points; valid: same
     length, False on padding; padded: windows that have some; mask: `shift_mask` or None; masked: windows with
-    a masked pair.
+    a masked pair, which are the last, so that few chunks have any.
     """
 
     def __init__(self, height: int, width: int, window: int, shift: int, device: torch.device) -> None:
@@ -68,11 +68,15 @@ class WindowPlan:
         inside = (y < height)[:, None] & (x < width)
         rows = torch.where(inside, y[:, None] * width + x, height * width)
         rows = rows.roll((-shift, -shift), (0, 1))
-        self.rows = windows_of(rows[None, :, :, None], window).flatten()
+        rows = windows_of(rows[None, :, :, None], window)[..., 0]
+        self.mask, self.masked = None, torch.zeros(len(rows), dtype=torch.bool, device=device)
+        if shift:
+            mask = shift_mask(padded_h, padded_w, window, shift).to(device)
+            self.masked, order = mask.flatten(1).any(1).sort(stable=True)
+            rows, self.mask = rows[order], mask[order]
+        self.rows = rows.flatten()
         valid = self.rows < height * width
         self.valid, self.padded = valid[:, None], ~valid.view(-1, window**2).all(1)
-        self.mask = shift_mask(padded_h, padded_w, window, shift).to(device) if shift else None
-        self.masked = torch.zeros_like(self.padded) if self.mask is None else self.mask.flatten(1).any(1)
 
 
 class WindowAttention(nn.Module):
@@ -98,7 +102,8 @@ class WindowAttention(nn.Module):
         n, t, c = x.shape
         q, k, v = _linear(self.qkv, x).view(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         if mask is not None:
-            bias = (bias + mask[:, None]).repeat(n // mask.shape[0], 1, 1, 1)
+            bias = bias + mask[:, None]
+            bias = bias if len(mask) == n else bias.repeat(n // len(mask), 1, 1, 1)
         if in_chunks(x) and q.dtype == torch.bfloat16:  # torch's kernel is the slower one for bf16 on a CPU
             y = _attend_in_half(q, k, v, bias)
         else:
@@ -113,9 +118,9 @@ def _attend_in_half(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """
     n, heads, t, dim = q.shape
     scale = dim**-0.5
-    shift = (bias * LOG2E).to(q.dtype).expand(n, -1, -1, -1).reshape(n * heads, t, t)
+    shift = (bias * LOG2E).to(q.dtype).repeat(n // len(bias), 1, 1, 1).flatten(0, 1)
     rows, columns, values = (x.reshape(n * heads, t, dim) for x in (q, k, v))
-    e = torch.baddbmm(shift, rows, columns.transpose(1, 2), alpha=scale * LOG2E).exp2_()
+    e = shift.baddbmm_(rows, columns.transpose(1, 2), alpha=scale * LOG2E).exp2_()
     sums = e.sum(-1, keepdim=True)
     if not (sums.min() > TINY and sums.max() < HUGE):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
