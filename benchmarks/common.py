@@ -87,3 +87,10 @@ def write(name: str, result: dict[str, Any]) -> None:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **result}, indent=1) + "\n")
     print(f"written: {path}")
+
+
+def earlier(name: str) -> dict[str, Any]:
+    """What an earlier call on the same machine has written under this name, else nothing."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return found if found.get("machine") == machine() else {}

@@ -6,12 +6,11 @@ python benchmarks/scaling.py [SECTION ...]       # sections of earlier calls on 
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, machine, photo, timed, write
+from common import earlier, machine, photo, timed, write
 
 from openglip.predict.detector import Detector
 from openglip.prompts.tables import read_table
@@ -91,9 +90,7 @@ def main() -> None:
     for name, row in result.items():
         print(name, {k: round(v["seconds_median"], 2) if isinstance(v, dict) else round(v, 2) for k, v in row.items()})
     print(machine())
-    path = RESULTS / "scaling.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    write("scaling", (earlier if earlier.get("machine") == machine() else {}) | result)
+    write("scaling", earlier("scaling") | result)
 
 
 if __name__ == "__main__":

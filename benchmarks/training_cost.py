@@ -2,8 +2,8 @@
 
 Beside the paper's cost table (inference on a P100, training on a V100): what ours costs on this machine. On a GPU the
 same script reports CUDA memory. Of what would not fit, by an estimate (kept activations, weights, gradients, moments),
-only the inference is measured; the estimate stands in the step's place. Rows of earlier calls stay in the file: it can
-be made bit by bit.
+only the inference is measured; the estimate stands in the step's place. Rows of earlier calls on the same
+machine stay in the file: it can be made bit by bit.
 
     python benchmarks/training_cost.py [--device cuda] [--batches 1 2 4] [--models glip-t glip-t-a glip-l]
     python benchmarks/training_cost.py --memory-only --models glip-t --batches 1      # one training step, no times
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine, write
+from common import earlier, machine, write
 
 PAPER = {  # images a second and GB; GLIP paper, table of the cost of fusion: inference P100, training V100
     "glip-t without fusion": {"inference": [4.84, 1.0], "training": [2.79, 11.5]},
@@ -108,11 +108,6 @@ def free_gib(device: str) -> float:
     return next(int(kilobytes) for name, kilobytes, *_ in lines if name == "MemAvailable:") / 2**20
 
 
-def earlier(device: str) -> dict[str, Any]:
-    path = RESULTS / f"training_cost_{device}.json"
-    return json.loads(path.read_text())["rows"] if path.exists() else {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -126,7 +121,8 @@ def main() -> None:
         name, batch, what = arguments.child
         child(name, int(batch), arguments.device, what, arguments.recompute)
         return
-    result: dict[str, Any] = {"paper": PAPER, "device": arguments.device, "rows": earlier(arguments.device)}
+    file = f"training_cost_{arguments.device}"
+    result: dict[str, Any] = {"paper": PAPER, "device": arguments.device, "rows": earlier(file).get("rows", {})}
     for name in arguments.models:
         for batch in arguments.batches:
             estimate = estimate_gib(name, batch, arguments.recompute)
@@ -142,7 +138,7 @@ def main() -> None:
             result["rows"][key] = result["rows"].get(key, {}) | row
             print(f"{key}: {row}", flush=True)
     print(machine())
-    write(f"training_cost_{arguments.device}", result)
+    write(file, result)
 
 
 if __name__ == "__main__":

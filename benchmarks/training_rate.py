@@ -4,8 +4,8 @@
 
 The loop is the real one; pictures are made (640 x 480, JPEG, as in data_loading.py). `nano` trains on packed pictures
 at its own sizes, from the embedded weights, in batches of 16; `glip-t` at 800 x 1066 in batches of --batch. The first
-step is left out. A model's row stays in the file until it is measured again. Loading: from the 640-pixel originals to
-batches with a short side of 256, with the same workers.
+step is left out. Loading: from the 640-pixel originals to batches with a short side of 256, with the same workers. Rows
+of models measured earlier on the same machine stay in the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, machine, write
+from common import earlier, machine, write
 from data_loading import make_pictures, measure
 
 import openglip
@@ -112,9 +112,8 @@ def main() -> None:
             result[name]["loading_is_faster_by"] = result["loading"] / result[name]["images_per_second"]
             print(f"{name}: {json.dumps(result[name])}", flush=True)
     print(machine())
-    path = RESULTS / f"training_rate_{given.device}.json"
-    earlier = json.loads(path.read_text()) if path.exists() else {}
-    write(f"training_rate_{given.device}", {k: v for k, v in earlier.items() if k in ("nano", "glip-t")} | result)
+    name = f"training_rate_{given.device}"
+    write(name, earlier(name) | result)
 
 
 if __name__ == "__main__":

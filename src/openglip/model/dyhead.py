@@ -26,6 +26,8 @@ from openglip.model.deform import (
 from openglip.model.linear import in_chunks
 
 Sizes = Sequence[tuple[int, int]]
+Pieces = list[tuple[list[Tensor], Tensor]]  # factors per branch and constant, each B x 1 x C, of both linear pieces
+Affine = tuple[list[Tensor], Pieces]  # the branches, B x n x C, and what is made of them
 
 
 def split_levels(x: Tensor, sizes: Sizes) -> list[Tensor]:
@@ -110,11 +112,14 @@ class DyConv(nn.Module):
             return torch.cat([self._level_plain(maps, i) for i in range(len(maps))], 1)
         kernels = [flat_kernel(branch.conv.weight, x.dtype) for branch in self.branches]
         tables = [table_of(m) for m in maps]
+        levels = (self._level(maps, tables, kernels, i) for i in range(len(maps)))
         if not in_chunks(x):
-            return torch.cat([self._level(maps, tables, kernels, i, None) for i in range(len(maps))], 1)
+            return torch.cat([activated(*level).to(x.dtype) for level in levels], 1)
         out = torch.empty_like(x)
-        for i, level in enumerate(split_levels(out, sizes)):
-            self._level(maps, tables, kernels, i, level)
+        for rows, (branches, pieces) in zip(split_levels(out, sizes), levels, strict=True):
+            for start in range(0, rows.shape[1], CHUNK):
+                part = slice(start, start + CHUNK)
+                activated([y[:, part].float() for y in branches], pieces, out=rows[:, part])
         return out
 
     def _sampling(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,11 +151,9 @@ class DyConv(nn.Module):
         merged = torch.stack(branches).mean(0)
         return self.relu(merged.permute(0, 2, 3, 1).flatten(1, 2))
 
-    def _level(
-        self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int, out: Tensor | None
-    ) -> Tensor:
-        """The same for one level: samples are laid out once for two branches, and what follows the convolutions, up to
-        the dynamic ReLU, is affine in a channel, so that it takes one pass. out: where to write it, in chunks.
+    def _level(self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int) -> Affine:
+        """The same for one level, as arguments of `activated`: samples are laid out once for two branches, and what
+        follows the convolutions, up to the dynamic ReLU, is affine in a channel, so that it takes one pass.
         """
         size = _size(maps[i])
         offset, mask = self._sampling(maps[i])
@@ -166,13 +169,11 @@ class DyConv(nn.Module):
         if i + 1 < len(maps):
             small = _size(maps[i + 1])
             branches[0] = branch(0, i + 1, *corner_weights(*self._coarse(offset, mask, small)), small)
-            return self._merge(branches, size, small, out)
-        return self._merge(branches, size, size, out)
+            return self._merge(branches, size, small)
+        return self._merge(branches, size, size)
 
-    def _merge(
-        self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int], out: Tensor | None
-    ) -> Tensor:
-        """Group norm, scale attention, mean and dynamic ReLU as one scale and shift per channel.
+    def _merge(self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int]) -> Affine:
+        """Group norm, scale attention, mean and dynamic ReLU as scales and shifts per channel.
 
         branches: B x n x C by their number; small: (h, w) of the one from the coarser level.
         """
@@ -195,19 +196,16 @@ class DyConv(nn.Module):
             pooled = pooled + mean * weight / len(branches)
         a1, b1, a2, b2 = (c[:, None] for c in self.relu.coefficients(pooled))
         # Both linear pieces applied to the sum of branches, so that no intermediate map is written.
-        pieces = [([s * a for s in scales], shift[:, None] * a + b) for a, b in ((a1, b1), (a2, b2))]
-
-        if out is None:
-            return torch.maximum(*(affine_sum(maps, *piece) for piece in pieces)).to(maps[0].dtype)
-        for start in range(0, out.shape[1], CHUNK):
-            part = slice(start, start + CHUNK)
-            rows = [y[:, part].float() for y in maps]
-            torch.maximum(*(affine_sum(rows, *piece) for piece in pieces), out=out[:, part])
-        return out
+        return maps, [([s * a for s in scales], shift[:, None] * a + b) for a, b in ((a1, b1), (a2, b2))]
 
 
 def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
+
+
+def activated(rows: list[Tensor], pieces: Pieces, out: Tensor | None = None) -> Tensor:
+    """The greater of two `affine_sum` of the same rows; out: where to write it."""
+    return torch.maximum(*(affine_sum(rows, *piece) for piece in pieces), out=out)
 
 
 def affine_sum(rows: list[Tensor], factors: list[Tensor], constant: Tensor) -> Tensor:
