@@ -13,7 +13,7 @@ from pathlib import Path
 from openglip.data.mixtures import Source
 from openglip.data.prompts import caption_prompt
 from openglip.data.readers.odvg import read_odvg
-from openglip.train.recipe import Recipe
+from openglip.training.recipe import Recipe
 
 
 def recipe() -> Recipe:
