@@ -25,14 +25,14 @@ from common import earlier, machine, write
 from data_loading import make_pictures, measure
 
 import openglip
-from openglip.data.batches import Batch
 from openglip.data.mixtures import Source
 from openglip.data.pack import Picture, pack
-from openglip.data.prompts import detection_prompt_with_negatives
+from openglip.data.training_prompts import detection_prompt_with_negatives
 from openglip.data.transforms import Flip, Resize
 from openglip.prompts.tables import read_table
 from openglip.structures.sample import Sample
 from openglip.training import nano
+from openglip.training.batches import Batch
 from openglip.training.loop import fit
 from openglip.training.nano_batches import NanoBatches, Texts, all_texts
 from openglip.training.recipe import Recipe

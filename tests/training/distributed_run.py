@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from tiny import split, tiny_batch, tiny_model, tiny_recipe
 
-from openglip.data.batches import Batch
 from openglip.model.contrast import RegionWords
 from openglip.runtime import process_group, rank, world_size
+from openglip.training.batches import Batch
 from openglip.training.loop import fit
 from openglip.training.losses import GroundingCriterion
 

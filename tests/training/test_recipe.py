@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from openglip.data.mixtures import Mixture, Source
-from openglip.data.prompts import detection_prompt_of_all
+from openglip.data.training_prompts import detection_prompt_of_all
 from openglip.errors import ConfigError
 from openglip.files import folder_lock
 from openglip.structures.sample import Sample

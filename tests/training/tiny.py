@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
-from openglip.data.batches import Batch
 from openglip.images.prepare import Preparation
 from openglip.model.bert import Bert
 from openglip.model.fpn import FPN
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
 from openglip.model.swin import Swin
+from openglip.training.batches import Batch
 from openglip.training.recipe import Recipe
 
 

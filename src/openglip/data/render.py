@@ -13,7 +13,7 @@ from PIL import Image
 
 from openglip.data.findings import Findings
 from openglip.data.formats import open_splits
-from openglip.data.prompts import caption_prompt, detection_prompt_with_negatives
+from openglip.data.training_prompts import caption_prompt, detection_prompt_with_negatives
 from openglip.data.views import PromptFunction, View, load, make_view
 from openglip.errors import DataError, ImageError
 from openglip.files import StrPath, whole_file

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from openglip.data.batches import Batch
 from openglip.errors import ConfigError, DataError, OpenGLIPError
 from openglip.runtime import from_first_rank, mean_over_ranks, pick_precision, rank, world_size
 from openglip.training import checkpoint
 from openglip.training.assign import Targets, assign
+from openglip.training.batches import Batch
 from openglip.training.contrast import region_word_contrast
 from openglip.training.logs import Logs
 from openglip.training.losses import ClosedSetCriterion, GroundingCriterion, Normalisers, normalisers

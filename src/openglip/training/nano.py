@@ -28,7 +28,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from openglip.data.batches import Batch
 from openglip.data.files import read_json, read_lines
 from openglip.data.pack import Picture, captioned, labelled, pack
 from openglip.data.render import render_view
@@ -41,6 +40,7 @@ from openglip.prompts.text import Spans
 from openglip.runtime import from_first_rank, rank, world_size
 from openglip.structures.sample import ImageReference
 from openglip.training.assign import Targets, assign
+from openglip.training.batches import Batch
 from openglip.training.losses import GroundingCriterion, Normalisers, normalisers, rows_of_boxes
 from openglip.training.nano_batches import SHARES, NanoBatches, Texts, all_texts
 from openglip.training.optim import freeze

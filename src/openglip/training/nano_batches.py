@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from openglip.data.batches import Batch
 from openglip.data.files import read_json
 from openglip.data.pack import GREY, Drawn, Pack, Phrase, Picture, draw
 from openglip.files import StrPath, whole_file
 from openglip.nano.model import TEXT_DIM, Nano, other_words
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
+from openglip.training.batches import Batch
 
 SHARES = {"captions": 0.57, "coco": 0.22, "everyday": 0.08, "animals": 0.05, "household": 0.08}
 SENTENCES = 0.3  # share of the captioned pictures that are asked with whole sentences, the others with phrases alone

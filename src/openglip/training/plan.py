@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from openglip.data.batches import Views
 from openglip.data.mixtures import Mixture
 from openglip.data.render import render_view
 from openglip.data.transforms import Resize
@@ -18,6 +17,7 @@ from openglip.errors import DataError
 from openglip.images.prepare import padded_size, resized_size
 from openglip.nano.model import TEXT_DIM
 from openglip.training import nano
+from openglip.training.batches import Views
 from openglip.training.optim import freeze
 from openglip.training.recipe import Recipe, to_json
 from openglip.training.recompute import BLOCKS

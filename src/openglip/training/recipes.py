@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from openglip.data.mixtures import Source
-from openglip.data.prompts import detection_prompt_with_negatives
+from openglip.data.training_prompts import detection_prompt_with_negatives
 from openglip.data.transforms import Flip, Resize
 from openglip.training import published_data as public
 from openglip.training.nano import NanoRecipe

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from openglip.data.batches import Batch, batch_stream
 from openglip.data.mixtures import Mixture
 from openglip.errors import ConfigError, OpenGLIPError
 from openglip.files import folder_lock, whole_file
@@ -25,6 +24,7 @@ from openglip.model.contrast import RegionWords
 from openglip.model.glip import GLIP
 from openglip.runtime import is_first_process, pick_device, process_group, rank, world_size
 from openglip.training import nano
+from openglip.training.batches import Batch, batch_stream
 from openglip.training.logs import STEPS
 from openglip.training.loop import Criterion, Evaluate, Progress, Report, fit
 from openglip.training.losses import ClosedSetCriterion, GroundingCriterion

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -5,16 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-from openglip.data.batches import Example, batch_stream, collate
-from openglip.data.mixtures import Mixture, Source
-from openglip.data.prompts import caption_prompt, detection_prompt_with_negatives
-from openglip.data.transforms import Colour, Crop, Flip, Resize
+from openglip.data.mixtures import Mixture, Row, Source
+from openglip.data.training_prompts import caption_prompt, detection_prompt_with_negatives
+from openglip.data.transforms import Flip, Resize
 from openglip.data.views import View
 from openglip.errors import DataError
 from openglip.images.prepare import Preparation
 from openglip.structures.sample import Sample
+from openglip.training.batches import Example, Views, batch_stream, collate
 
-TRANSFORMS = (Crop(), Colour(), Resize((32, 48), 64), Flip())
+TRANSFORMS = (Resize((32, 48), 64), Flip())
 NAMES = ("cat", "dog", "bus")
 
 
@@ -26,7 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def mixture(folder, mosaic=0.0):
+def mixture(folder):
     detection = [
         Sample(
             str(folder / f"{i}.png"), (40, 60), [[5, 5, 30, 30], [20, 10, 50, 39]][: i % 3], categories=NAMES,
@@ -39,7 +40,7 @@ def mixture(folder, mosaic=0.0):
         for i in range(6)
     ]
     sources = [
-        Source("detection", detection, detection_prompt_with_negatives, copies=2, mosaic=mosaic),
+        Source("detection", detection, detection_prompt_with_negatives, copies=2),
         Source("captions", captions, caption_prompt),
     ]
     return Mixture(sources, seed=1)
@@ -61,8 +62,8 @@ def same(one, two):
 
 
 def test_batches_are_the_same_for_any_number_of_workers_and_after_a_stop(folder):
-    here = take(6, batch_stream(mixture(folder, 0.5), TRANSFORMS, Preparation(), 3))
-    workers = take(4, batch_stream(mixture(folder, 0.5), TRANSFORMS, Preparation(), 3, workers=2, start=2))
+    here = take(6, batch_stream(mixture(folder), TRANSFORMS, Preparation(), 3))
+    workers = take(4, batch_stream(mixture(folder), TRANSFORMS, Preparation(), 3, workers=2, start=2))
     assert all(same(one, two) for one, two in zip(here[2:], workers, strict=True))
     assert not same(here[0], here[1])
 
@@ -134,3 +135,29 @@ def test_an_error_of_a_worker_reads_like_one_of_this_process(tmp_path, workers):
     assert "gone" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def crop(view, begin):
+    """The view from column `begin` on; boxes that are cut go."""
+    boxes = view.boxes - np.array([begin, 0, begin, 0], np.float32)
+    cut = dataclasses.replace(view, image=np.ascontiguousarray(view.image[:, begin:]), boxes=boxes)
+    return cut.select(boxes[:, 0] >= 0)
+
+
+def test_a_caption_whose_boxes_a_transform_cuts_away_is_not_trained_without_them(folder):
+    corner, right = (
+        Sample(str(folder / "0.png"), (40, 60), [box], "a cat", (((2, 5),),), image_id=name)
+        for name, box in {"corner": [10, 0, 30, 20], "right": [40, 0, 60, 40]}.items()
+    )
+    rows = [Row(0, 0, (0, 0, i)) for i in range(40)]
+    random_crop = (lambda view, rng: crop(view, rng.randrange(14)),)
+    views = Views(Mixture([Source("a", [corner], caption_prompt)]), random_crop)
+    once = [views[row].view for row in rows]
+    assert all(len(view.boxes) for view in once)
+    assert len({view.image.shape for view in once}) > 5, "still cut in many ways"
+    again = [views[row].view for row in reversed(rows)][::-1]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(once, again, strict=True))
+    half = (lambda view, rng: crop(view, 30),)
+    assert Views(Mixture([Source("a", [corner, right], caption_prompt)]), half)[rows[0]].image_id == "right"
+    with pytest.raises(DataError, match="leave 1 captions no box"):
+        Views(Mixture([Source("a", [corner], caption_prompt)]), half)[rows[0]]

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from openglip.data.mixtures import Mixture, Row
-from openglip.data.transforms import compose, mosaic
+from openglip.data.transforms import compose
 from openglip.data.views import Transform, View, load, make_view
 from openglip.errors import DataError, ImageError, OpenGLIPError
 from openglip.images.prepare import Preparation, normalise, pad_batch
 from openglip.prompts.spans import span_tokens
 from openglip.prompts.tokens import MAX_TOKENS, tokenize
-from openglip.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Views(Dataset[Example]):
                 sample = source.samples[(row.sample + offset) % len(source.samples)]
                 if sample.labels is None and not len(sample):  # told before the picture is read
                     continue
-                image, sample = self._loaded(row, sample, rng)
+                image, sample = load(sample)
                 view = make_view(image, sample, source.prompt, rng, numpy_rng, inclusive=source.inclusive)
                 if sample.labels is None and not len(view.boxes):  # its boxes are a pixel wide, or have no words
                     continue
@@ -112,14 +111,6 @@ class Views(Dataset[Example]):
         if cut:
             listed += f", the transforms leave {cut} captions no box: cut less away"
         raise DataError(f"source {source.name!r} has no sample that can be trained on{listed}")
-
-    def _loaded(self, row: Row, sample: Sample, rng: random.Random) -> tuple[np.ndarray, Sample]:
-        source = self.mixture.sources[row.source]
-        image, sample = load(sample)
-        if not source.mosaic or rng.random() >= source.mosaic:
-            return image, sample
-        others = [load(source.samples[rng.randrange(len(source.samples))]) for _ in range(3)]
-        return mosaic([(image, sample), *others], sample.size, rng)
 
 
 def generators(seed: tuple[int, int, int]) -> tuple[random.Random, np.random.RandomState]:

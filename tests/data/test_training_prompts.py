@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openglip.data.prompts import (
+from openglip.data.training_prompts import (
     DETECTION_PREFIX,
     caption_prompt,
     choose_categories,
