@@ -20,12 +20,12 @@ import torch
 from common import write
 from PIL import Image
 
-from openglip.data.batches import batch_stream
 from openglip.data.mixtures import Mixture, Source
-from openglip.data.prompts import detection_prompt_with_negatives
-from openglip.data.transforms import Colour, Crop, Flip, Resize
+from openglip.data.training_prompts import detection_prompt_with_negatives
+from openglip.data.transforms import Flip, Resize
 from openglip.images.prepare import Preparation
 from openglip.structures.sample import Sample
+from openglip.training.batches import batch_stream
 
 NAMES = tuple(f"thing {i}" for i in range(80))
 
@@ -74,7 +74,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     resize = Resize((given.short_side,), 2 * given.short_side)
-    kinds = {"resize, flip": (resize, Flip()), "crop, colour, resize, flip": (Crop(), resize, Colour(), Flip())}
+    kinds = {"resize, flip": (resize, Flip())}
     with tempfile.TemporaryDirectory() as folder:
         samples = make_pictures(Path(folder), given.pictures)
         size = sum(os.path.getsize(str(s.image)) for s in samples) / len(samples) / 1000

@@ -27,11 +27,11 @@ from openglip.model.glip import GLIP
 from openglip.model.head import Head
 from openglip.model.postprocess import best_candidates, best_with_ties, class_scores, suppress
 from openglip.predict.detector import Detector
-from openglip.predict.device import native_bf16
 from openglip.prompts.spans import token_map
 from openglip.prompts.tables import read_table
 from openglip.prompts.text import detection_prompt
 from openglip.prompts.tokens import tokenize
+from openglip.runtime import has_native_bf16
 from openglip.weights.load import load_model
 
 PROMPTS = {"coco-80": list(read_table("coco")), "three": ["person", "dog", "traffic light"]}
@@ -92,7 +92,7 @@ def main() -> None:
     image = photo()
     model: GLIP = load_model("glip-t", "random")  # type: ignore[assignment]
     assert isinstance(model.head, Head)
-    precisions = ["fp32", "bf16"] if native_bf16() else ["fp32"]
+    precisions = ["fp32", "bf16"] if has_native_bf16() else ["fp32"]
     result: dict[str, Any] = {
         "peak_gflops": {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)},
         "image": [800, 1344],

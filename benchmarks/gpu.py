@@ -14,9 +14,9 @@ import torch
 from common import machine, write
 from faithful import PROMPTS
 
-from openglip.predict.device import half_copy
 from openglip.prompts.text import detection_prompt
 from openglip.prompts.tokens import tokenize
+from openglip.runtime import half_copy
 from openglip.weights.load import load_model
 
 

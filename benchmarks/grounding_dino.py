@@ -17,9 +17,9 @@ import torch
 from common import in_turn, machine, matrix_peak, spread, times_faster, write
 from faithful import PROMPTS
 
-from openglip.predict.device import half_copy, native_bf16
 from openglip.prompts.text import detection_prompt
 from openglip.prompts.tokens import tokenize
+from openglip.runtime import half_copy, has_native_bf16
 from openglip.weights.load import load_model
 
 
@@ -45,7 +45,7 @@ def main() -> None:
         "image": [800, 1344],
         "peak_gflops": {"fp32": matrix_peak(torch.float32), "bf16": matrix_peak(torch.bfloat16)},
     }
-    if native_bf16():
+    if has_native_bf16():
         variants += [
             ("bf16", "ours", half_copy(ours), torch.float32, True),
             ("bf16 autocast", "theirs", theirs, torch.float32, True),
@@ -69,7 +69,7 @@ def main() -> None:
         seconds = in_turn(calls, rounds)
         rows: dict[str, Any] = {name: spread(taken) for name, taken in seconds.items()}
         rows["fp32"] = times_faster(seconds["ours fp32"], seconds["theirs fp32"])
-        if native_bf16():
+        if has_native_bf16():
             theirs_bf16 = min((seconds[f"theirs bf16 {way}"] for way in ("autocast", "weights")), key=statistics.median)
             rows["bf16"] = times_faster(seconds["ours bf16"], theirs_bf16)
         for name, row in rows.items():

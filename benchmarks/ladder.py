@@ -2,9 +2,9 @@
 
     python benchmarks/ladder.py DATA START PACKED STATE [--seconds 300] [--seeds 2]
 
-DATA holds flickr8k_entities and coco_mini, START yolox_nano_coco.safetensors, PACKED what `openglip.train.nano.prepare`
-wrote (pictures and encoded texts). STATE keeps runs, labels and predictions: called again, what is there is not done
-again. Writes results/ladder.json and prints the table; docs/ladder.md explains it.
+DATA holds flickr8k_entities and coco_mini, START yolox_nano_coco.safetensors, PACKED the packed pictures and encoded
+texts of a run of the recipe nano. STATE keeps runs, labels and predictions: what is there is not done again. Writes
+results/ladder.json and prints the table; docs/ladder.md explains it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 from openglip.labelling.teacher import TeacherSettings
 from openglip.predict.detector import Detector
-from openglip.train.nano_batches import Texts
+from openglip.training.nano_batches import Texts
 from openglip.weights.files import write_safetensors
 
 THRESHOLD_PHOTOS = 80

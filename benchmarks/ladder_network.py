@@ -18,10 +18,10 @@ from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.fpn import FPN
 from openglip.model.glip import GLIP
 from openglip.model.head import Head, TextFeatures
-from openglip.model.nano import GREY, TEXT_DIM, WordTable, segments
-from openglip.model.yolox import Neck
+from openglip.nano.model import GREY, TEXT_DIM, WordTable, segments
+from openglip.nano.yolox import Neck
 from openglip.prompts.tables import read_table
-from openglip.train.nano import _folded, _yolox_key
+from openglip.training.nano import _folded, _yolox_key
 
 DIM, BLOCKS, WORDS = 64, 1, 128
 SIZE = (192, 256)

@@ -22,11 +22,11 @@ from openglip.data.files import whole_file
 from openglip.data.pack import Pack, Picture
 from openglip.images.prepare import prepare, resized_size
 from openglip.model.head import TextFeatures
-from openglip.model.nano import TEXT_DIM
+from openglip.nano.model import TEXT_DIM
 from openglip.prompts.tables import read_table
-from openglip.train.losses import ClosedSetCriterion, GroundingCriterion
-from openglip.train.nano_batches import UNLIKE, Ask, Texts, ask_sentences, sentence
-from openglip.train.optim import Average
+from openglip.training.losses import ClosedSetCriterion, GroundingCriterion
+from openglip.training.nano_batches import UNLIKE, Ask, Texts, ask_sentences, sentence
+from openglip.training.optim import Average
 
 BATCH, RATE, DECAY, CLIP, AVERAGE, WARMUP = 16, 1.5e-3, 0.02, 4.0, 0.998, 50
 LONG = 0.25  # share of the batches with all 80 names and all five captions, as in the tests; others are shorter

@@ -21,10 +21,10 @@ from ladder_figures import Figure, ap50, draws_of, recall
 import openglip
 from openglip.evaluation.flickr import read_sentences
 from openglip.evaluation.read import read_annotations
-from openglip.model.builders import build
 from openglip.predict.detector import Detector
 from openglip.prompts.tables import read_table
 from openglip.structures.boxes import iou
+from openglip.weights.load import build_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +63,7 @@ def glip_t() -> dict[str, float]:
     sys.path.insert(0, str(ROOT / "tests"))
     from model.golden import fill_model
 
-    model = fill_model(build("glip-t"))
+    model = fill_model(build_model("glip-t"))
     exact, half = Detector(model, precision="fp32"), Detector(model, precision="bf16")
     scores, overlaps = [], []
     for photo in sorted((ROOT / "examples" / "photos").glob("*.jpg")):

@@ -37,8 +37,8 @@ SIZE = (800, 1344)
 
 def child(name: str, batch: int, device: str, what: str, recomputed: bool) -> None:
     """The second of two forward passes without and of two steps with gradients at 800 x 1344 with 194 tokens."""
-    from openglip.train.losses import GroundingCriterion
-    from openglip.train.recompute import recompute
+    from openglip.training.losses import GroundingCriterion
+    from openglip.training.recompute import recompute
     from openglip.weights.load import build_model
 
     model: Any = build_model(name).to(device)
@@ -92,11 +92,11 @@ def peak_gib(device: str) -> float:
 
 def estimate_gib(name: str, batch: int, recomputed: bool) -> float:
     """Weights, gradients and two moments, and what a step keeps for its backward pass."""
-    from openglip.model.builders import build
-    from openglip.train.plan import cost_of_one, parameters
+    from openglip.training.plan import cost_of_one, parameters
+    from openglip.weights.load import build_model
 
     with torch.device("meta"):
-        model: Any = build(name)
+        model: Any = build_model(name)
     own = parameters(model)["all"]
     return (4 * (own["parameters"] + 3 * own["trained"]) + batch * cost_of_one(model, SIZE, recomputed)[1]) / 2**30
 

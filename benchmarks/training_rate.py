@@ -25,19 +25,19 @@ from common import earlier, machine, write
 from data_loading import make_pictures, measure
 
 import openglip
-from openglip.data.batches import Batch
 from openglip.data.mixtures import Source
 from openglip.data.pack import Picture, pack
-from openglip.data.prompts import detection_prompt_with_negatives
+from openglip.data.training_prompts import detection_prompt_with_negatives
 from openglip.data.transforms import Flip, Resize
 from openglip.prompts.tables import read_table
 from openglip.structures.sample import Sample
-from openglip.train import nano
-from openglip.train.loop import fit
-from openglip.train.nano_batches import NanoBatches, Texts, all_texts
-from openglip.train.recipe import Recipe
-from openglip.train.recipes import RECIPES
-from openglip.train.run import batches_of, criterion_of, new_model
+from openglip.training import nano
+from openglip.training.batches import Batch
+from openglip.training.loop import fit
+from openglip.training.nano_batches import NanoBatches, Texts, all_texts
+from openglip.training.recipe import Recipe
+from openglip.training.recipes import RECIPES
+from openglip.training.run import batches_of, criterion_of, new_model
 
 EMBEDDED = Path(openglip.__file__).parent / "weights" / "embedded"
 

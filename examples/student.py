@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from openglip.data.mixtures import Source
-from openglip.data.prompts import caption_prompt
 from openglip.data.readers.odvg import read_odvg
-from openglip.train.recipe import Recipe
+from openglip.data.training_prompts import caption_prompt
+from openglip.training.recipe import Recipe
 
 
 def recipe() -> Recipe:

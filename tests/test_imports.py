@@ -16,13 +16,16 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "openglip"
 # From the bottom up; folders of one row do not import each other.
 LEVELS = (
     ("errors",),
+    ("files", "runtime"),
     ("structures",),
     ("prompts", "images"),
     ("model",),
+    ("nano",),
     ("weights",),
     ("data", "predict"),
-    ("evaluation", "train"),
+    ("evaluation", "training"),
     ("labelling",),
+    ("verbs",),
     ("cli",),
     ("__main__",),
 )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from openglip.cli.train import train as train
     from openglip.errors import ConfigError as ConfigError
     from openglip.errors import DataError as DataError
     from openglip.errors import ImageError as ImageError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from openglip.predict.detector import Detector as Detector
     from openglip.predict.detector import load as load
     from openglip.structures.detections import Detections as Detections
+    from openglip.verbs.train import train as train
     from openglip.weights.convert import convert as convert
 
 _HOMES = {
@@ -29,7 +29,7 @@ _HOMES = {
     "evaluate": "openglip.evaluation.run",
     "label": "openglip.labelling.run",
     "convert": "openglip.weights.convert",
-    "train": "openglip.cli.train",
+    "train": "openglip.verbs.train",
     "OpenGLIPError": "openglip.errors",
     "ImageError": "openglip.errors",
     "PromptError": "openglip.errors",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,19 @@ from typing import Any
 import pytest
 import torch
 
-from openglip.model.builders import MODELS
 from openglip.weights.files import read_checkpoint, read_info, write_official
 from openglip.weights.keys import to_official
 from openglip.weights.load import build_model
+from openglip.weights.records import RECORDS
 
 
 def test_list_names_every_model(run: Any) -> None:
     for arguments in (["models"], ["models", "list"]):
         result = run(*arguments)
         assert result.exit_code == 0
-        assert all(name in result.stdout for name in MODELS)
+        assert all(name in result.stdout for name in RECORDS)
     listed = json.loads(run("models", "list", "--json").stdout)
-    assert set(MODELS) <= {card["model"] for card in listed}
+    assert set(RECORDS) == {card["model"] for card in listed}
 
 
 def test_info_shows_licence_data_and_figures(run: Any) -> None:
@@ -60,7 +61,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_pull_verify_and_use(run: Any, mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OPENGLIP_OFFLINE", "0")
-    monkeypatch.setitem(MODELS, "glip-t", MODELS["debug"])  # a real one has 0.9 GB
+    monkeypatch.setitem(RECORDS, "glip-t", replace(RECORDS["glip-t"], builder=RECORDS["debug"].builder))
     name = "glip_tiny_model_o365_goldg_cc_sbu.pth"
     write_official(mirror / name, to_official(build_model("debug").state_dict()))
     result = run("models", "pull", "glip-t")
@@ -80,7 +81,7 @@ def test_pull_verify_and_use(run: Any, mirror: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_verify_finds_numbers_that_are_none(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(MODELS, "glip-t", MODELS["debug"])
+    monkeypatch.setitem(RECORDS, "glip-t", replace(RECORDS["glip-t"], builder=RECORDS["debug"].builder))
     state = to_official(build_model("debug").state_dict())
     state["module.rpn.head.bbox_pred.bias"] = torch.full((4,), float("nan"))
     (tmp_path / "cache").mkdir()

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 import openglip
 from openglip.cli.main import app
 from openglip.structures.boxes import xyxy_to_xywh
-from openglip.train.recipes import RECIPES
-from openglip.train.shapes import PAIRS, Shapes
+from openglip.training.recipes import RECIPES
+from openglip.training.shapes import PAIRS, Shapes
 
 QUICK = ["--set", "steps=4", "--set", "batch_size=2", "--set", "checkpoint_every=2", "--set", "evaluate_every=0"]
 
@@ -99,12 +99,12 @@ def test_wrong_use_is_said_and_exits_with_2(
 
 
 def test_verb_is_a_function_even_after_its_folder_was_imported(tmp_path: Path) -> None:
-    import openglip.train.losses
+    import openglip.training.losses
 
     settings = {"steps": 1, "batch_size": 2, "evaluate_every": 0}
     assert openglip.train("debug", tmp_path / "run", settings=settings).step == 1
     assert openglip.train(resume=tmp_path / "run").step == 1
-    assert openglip.train.losses.GroundingCriterion
+    assert openglip.training.losses.GroundingCriterion
 
 
 def test_missing_data_leave_no_run_behind(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_damaged_checkpoint_is_said_and_the_run_goes_on_from_the_one_before(tmp_
     (folder / "checkpoints" / "step-4" / "state.pt").write_bytes(b"cut")
     with pytest.MonkeyPatch.context() as patch:
         warnings: list[str] = []
-        patch.setattr("openglip.train.checkpoint.logger.warning", lambda text, *given: warnings.append(text % given))
+        patch.setattr("openglip.training.checkpoint.logger.warning", lambda text, *given: warnings.append(text % given))
         result = invoke("--resume", str(folder), "--json", "--quiet")
     assert json.loads(result.stdout)["steps"] == 4
     assert "step-4 is damaged" in warnings[0]

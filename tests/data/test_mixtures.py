@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from openglip.data.mixtures import Mixture, Source, few_shot, grouped_batches, repeat_factors, shuffled_chunk
-from openglip.data.prompts import detection_prompt_with_negatives as prompt
+from openglip.data.mixtures import Mixture, Source, grouped_batches, permutation, shuffled_chunk
+from openglip.data.training_prompts import detection_prompt_with_negatives as prompt
 from openglip.errors import ConfigError
 from openglip.structures.sample import Sample
 
@@ -35,7 +38,13 @@ def test_order_and_groups_are_the_official_ones():
     grouped = golden["grouped"]
     arguments = grouped["order"], grouped["group_of_index"], grouped["batch_size"]
     assert grouped_batches(*arguments) == grouped["batches_drop_uneven"]
-    assert grouped_batches(*arguments, keep_incomplete=True) == grouped["batches_keep"]
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 300), st.integers(0, 2**32 - 1))
+def test_a_permutation_is_that_of_torch(length, seed):
+    drawn = torch.randperm(length, generator=torch.Generator().manual_seed(seed))
+    assert permutation(length, seed) == drawn.tolist()
 
 
 def mixture(seed=0):
@@ -101,27 +110,3 @@ def test_wrong_mixtures_are_refused():
         Mixture([Source("a", records(1), prompt)] * 2)
     with pytest.raises(ConfigError, match="fills no batch"):
         next(Mixture([Source("a", records(3), prompt)]).batches(8))
-
-
-def test_rare_categories_are_repeated():
-    samples = [record(i) for i in range(99)] + [record(99, ("cat", "yak"))]
-    factors = repeat_factors(samples, threshold=0.09)
-    np.testing.assert_allclose(factors, [1.0] * 99 + [3.0])
-    visits = Mixture([Source("a", samples, prompt, repeats=factors)]).rows(0)
-    assert (visits[:, 1] == 99).sum() == 3
-
-
-def test_few_shot_subsets_are_the_official_ones():
-    golden = ROUTINES["few_shot"]
-    names = {1: "a", 2: "b", 3: "c", 4: "d"}
-    of_image = {}
-    for image_id, category, (_, _, width, height) in golden["annotations"]:
-        of_image.setdefault(image_id, []).append((names[category], min(width, height) > 1))
-    samples = [
-        record(i, tuple(name for name, _ in found))
-        for i, found in of_image.items()
-        if any(large for _, large in found)  # the official reader leaves out the others beforehand
-    ]
-    for case in golden["cases"]:
-        chosen = [s.image_id for s in few_shot(samples, case["shots"], case["shuffle_seed"])]
-        assert chosen == case["closed_set_dataset_ids"]

@@ -12,22 +12,21 @@ import pytest
 from PIL import Image
 from test_readers import encoded, tsv, write  # same folder
 
-from openglip.data.batches import Views, batch_stream
 from openglip.data.check import check
 from openglip.data.convert import convert
 from openglip.data.findings import Findings
 from openglip.data.formats import open_splits, sniff
-from openglip.data.mixtures import Mixture, Row, Source, repeat_factors
-from openglip.data.prompts import caption_prompt, detection_prompt_with_negatives
+from openglip.data.mixtures import Mixture, Source
 from openglip.data.readers.objects365 import read_objects365_tsv
 from openglip.data.readers.webdataset import read_webdataset
 from openglip.data.render import render_splits
-from openglip.data.transforms import Crop, crop_view
+from openglip.data.training_prompts import detection_prompt_with_negatives
 from openglip.data.writers import WRITERS
 from openglip.errors import DataError
 from openglip.images.prepare import Preparation
 from openglip.structures.draw import colour_of, draw
 from openglip.structures.sample import Sample
+from openglip.training.batches import batch_stream
 
 SUFFIX = {"coco": "o.json", "odvg": "o.jsonl", "label-studio": "o.json"}
 BOX = {"detection": {"instances": [{"bbox": [1, 2, 30, 40], "label": 0, "category": "cat"}]}}
@@ -158,33 +157,10 @@ def test_broken_rows_are_replaced_and_counted_in_training(broken_rows, hw, tmp_p
     if not hw:
         broken_rows.write_text(broken_rows.read_text().replace("hw: hw.tsv\n", ""))
     samples = read_objects365_tsv(broken_rows)
-    assert repeat_factors(samples).tolist() == [1] * 4
     mixture = Mixture([Source("a", samples, detection_prompt_with_negatives)])
     batch = next(batch_stream(mixture, (), Preparation(), 4))
     assert sorted(batch.image_ids) == ["k0", "k3", "k3", "k3"]
     assert {"not json" in f for f in batch.failures} == {"base64" in f for f in batch.failures} == {True, False}
-
-
-def test_a_caption_whose_boxes_a_crop_cuts_away_is_not_trained_without_them(tmp_path):
-    place = picture(tmp_path / "a.jpg")
-    corner, right = (
-        Sample(place, (80, 100), [box], "a cat", (((2, 5),),), image_id=name)
-        for name, box in {"corner": [0, 0, 20, 20], "right": [80, 0, 100, 80]}.items()
-    )
-    rows = [Row(0, 0, (0, 0, i)) for i in range(40)]
-    views = Views(Mixture([Source("a", [corner], caption_prompt)]), (Crop(1.0),))
-    once = [views[row].view for row in rows]
-    assert all(len(view.boxes) for view in once)
-    assert len({view.image.shape for view in once}) > 20, "still cut in many ways"
-    again = [views[row].view for row in reversed(rows)][::-1]
-    assert all(np.array_equal(a.image, b.image) for a, b in zip(once, again, strict=True))
-
-    def half(view, rng):
-        return crop_view(view, (50, 0, 100, 80), 0.5)
-
-    assert Views(Mixture([Source("a", [corner, right], caption_prompt)]), (half,))[rows[0]].image_id == "right"
-    with pytest.raises(DataError, match="leave 1 captions no box"):
-        Views(Mixture([Source("a", [corner], caption_prompt)]), (half,))[rows[0]]
 
 
 def test_words_from_right_to_left_are_drawn():

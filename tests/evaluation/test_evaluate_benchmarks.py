@@ -17,7 +17,7 @@ import openglip
 from openglip.cli.main import app
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.coco import FIGURES
-from openglip.evaluation.odinw import find_sets, names_and_wordings, over_seeds
+from openglip.evaluation.odinw import find_sets, names_and_wordings
 from openglip.prompts.tables import coco_ov_split, odinw_sets, read_table
 
 
@@ -240,10 +240,6 @@ class TestOdinw:
         assert find_sets(tmp_path / "data")[0][0].name == "BCCD"
         with pytest.raises(ConfigError, match="'Dragons' is no ODinW set"):
             find_sets(tmp_path / "data", "Dragons")
-
-    def test_over_seeds(self) -> None:
-        runs = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.8}, {"a": 0.7, "b": 0.9}]
-        assert over_seeds(runs) == pytest.approx({"mean": 0.7, "spread": np.std([0.6, 0.7, 0.8])})
 
 
 class TestRefcoco:

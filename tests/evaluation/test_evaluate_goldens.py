@@ -10,7 +10,6 @@ import pytest
 from openglip.evaluation.coco import FIGURES, coco
 from openglip.evaluation.flickr import flickr, read_sentences
 from openglip.evaluation.lvis import lvis
-from openglip.evaluation.odinw import few_shot_ids
 from openglip.evaluation.read import read_annotations, read_results, results
 
 GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
@@ -88,12 +87,3 @@ def test_flickr_recalls(tmp_path: Path) -> None:
             measure, group = name.rsplit("_", 1)
             own = f"{target}/{names[measure]}" + ("" if group == "all" else f"/{group}")
             assert scores.figures[own] == pytest.approx(value, abs=1e-9), own
-
-
-def test_few_shot_subsets(goldens: Path) -> None:
-    golden = json.loads((goldens / "train/data_routines.json").read_text())["few_shot"]
-    data = {"annotations": [{"image_id": i, "category_id": k, "bbox": b} for i, k, b in golden["annotations"]]}
-    for case in golden["cases"]:
-        shots, seed = case["shots"], case["shuffle_seed"]
-        assert few_shot_ids(data, shots, seed) == case["closed_set_dataset_ids"]
-        assert few_shot_ids(data, shots, seed, "published") == case["grounding_dataset_ids"]

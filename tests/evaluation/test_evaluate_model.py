@@ -77,7 +77,7 @@ def test_predictions_are_the_official_set_of_the_detector(tmp_path: Path, detect
     protocol = report.protocol
     assert protocol["names"] == names
     assert protocol["batch_size"] == 1
-    assert len(str(protocol["state_sha256"])) == 64
+    assert len(str(protocol["weights_sha256"])) == 64
     assert protocol["model"] == "debug"
 
 
@@ -189,7 +189,7 @@ def test_weights_say_what_they_were_trained_on(tmp_path: Path, weights: Path) ->
     report = openglip.evaluate("coco", truth, images=tmp_path, model=str(weights), device="cpu")
     assert report.protocol["training_data"] == ["COCO train2017"]
     assert report.protocol["zero_shot"] is False
-    assert report.protocol["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert report.protocol["weights_file_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     with pytest.raises(ConfigError, match="claims zero-shot"):
         openglip.evaluate("coco", truth, images=tmp_path, model=str(weights), device="cpu", title="zero-shot")
 

@@ -11,7 +11,7 @@ from labelling.stub import fast
 from openglip.labelling.export import publish
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
-from openglip.train.run import start, train
+from openglip.training.run import start, train
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "student.py"
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from openglip.errors import ConfigError
-from openglip.model.builders import MODELS, build, glip_on_timm
+from openglip.model.builders import glip_on_timm
 from openglip.predict.detector import Detector
-from openglip.train.losses import GroundingCriterion
+from openglip.training.losses import GroundingCriterion
+from openglip.weights.load import build_model, model_builder
 
 OFFICIAL_COUNTS = {  # GLIP_SPEC 1.2, measured on the official code
     "glip-t-a": 151_430_526,
@@ -24,13 +25,13 @@ OFFICIAL_COUNTS = {  # GLIP_SPEC 1.2, measured on the official code
 @pytest.mark.parametrize("name", OFFICIAL_COUNTS)
 def test_parameter_counts_are_the_official_ones(name: str):
     with torch.device("meta"):
-        model = MODELS[name]()
+        model = model_builder(name)()
     assert sum(p.numel() for p in model.parameters()) == OFFICIAL_COUNTS[name]
 
 
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'glip-x'.*glip-t-a"):
-        build("glip-x")
+        build_model("glip-x")
 
 
 def test_a_timm_backbone_trains_and_detects():

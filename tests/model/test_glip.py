@@ -13,11 +13,11 @@ import torch
 from model.golden import fill_model, golden_arrays, golden_json, network_input
 from torch import Tensor
 
-from openglip.model.builders import build
 from openglip.model.dyhead import to_maps
 from openglip.model.glip import GLIP
 from openglip.model.head import HeadOutputs
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
+from openglip.weights.load import build_model
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
 VARIANTS = [
@@ -37,7 +37,7 @@ class Run:
         self.variant = variant
         self.arrays = golden_arrays(f"{variant}/forward.npz")
         self.cases = golden_json(f"{variant}/forward.json")["cases"]
-        self.model: GLIP = fill_model(build(variant))  # type: ignore[assignment]
+        self.model: GLIP = fill_model(build_model(variant))  # type: ignore[assignment]
         self.factor = 1.0 if variant in FUSED else 0.1
 
     def inputs(self, case: str) -> tuple[Tensor, Tensor | None]:
@@ -199,7 +199,7 @@ def test_batch_of_two_captions_padded_and_trimmed(length: int):
 
 def test_bf16_autocast_runs_and_stays_near():
     torch.manual_seed(0)
-    model = build("debug").eval()
+    model = build_model("debug").eval()
     images, ids = torch.randn(1, 3, 96, 128), torch.tensor([[101, 4937, 1012, 3899, 102]])
     mask = torch.ones_like(ids, dtype=torch.bool)
     with torch.no_grad():
@@ -214,7 +214,7 @@ def test_bf16_autocast_runs_and_stays_near():
 @pytest.mark.parametrize(("height", "width"), [(33, 47), (97, 161), (130, 257)])
 def test_fast_path_equals_the_plain_one_at_odd_sizes(height: int, width: int):
     torch.manual_seed(0)
-    model: GLIP = build("debug").eval()  # type: ignore[assignment]
+    model: GLIP = build_model("debug").eval()  # type: ignore[assignment]
     images, ids = torch.randn(2, 3, height, width), torch.tensor([[101, 4937, 1012, 102], [101, 3899, 102, 0]])
     with torch.no_grad():
         fast = model(images, ids, ids > 0)
@@ -227,7 +227,7 @@ def test_fast_path_equals_the_plain_one_at_odd_sizes(height: int, width: int):
 
 def test_plain_and_fast_gradients_agree():
     torch.manual_seed(0)
-    model: GLIP = build("debug").eval()  # type: ignore[assignment]
+    model: GLIP = build_model("debug").eval()  # type: ignore[assignment]
     images, ids = torch.randn(1, 3, 65, 97), torch.tensor([[101, 4937, 1012, 3899, 102]])
     gradients = []
     for plain in (True, False):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openglip.model.linear import convolve
-from openglip.model.mobilenet import MobileNetV2
-from openglip.model.yolox import Stem
+from openglip.nano.mobilenet import MobileNetV2
+from openglip.nano.yolox import Stem
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ from PIL import Image
 
 import openglip
 from openglip.errors import ConfigError, ImageError, PromptError
-from openglip.model.builders import build
-from openglip.model.lanes import Lanes
+from openglip.model.workers import Workers
 from openglip.predict.detector import Detector
 from openglip.structures.detections import Detections
+from openglip.weights.load import build_model
 
 NAMES = ["cat", "St. Bernard", "toy (plastic)", "dining_table", "Kühlschrank"]
 
@@ -30,7 +30,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     torch.manual_seed(0)
-    model = build("debug")
+    model = build_model("debug")
     model.score_cut = 0.0  # type: ignore[assignment]
     return Detector(model)
 
@@ -46,7 +46,7 @@ def same(a: Detections, b: Detections, boxes: float = 0.05, scores: float = 1e-4
 
 def test_official_detections_through_the_detector():
     arrays, case = golden_arrays("glip-t-a/forward.npz"), golden_json("glip-t-a/forward.json")["cases"]["det_single1"]
-    detector = Detector(fill_model(build("glip-t-a")))
+    detector = Detector(fill_model(build_model("glip-t-a")))
     names = case.get("categories") or golden_json("glip-t-a/forward.json")["cases"]["det"]["categories"]
     found = detector.detect(arrays["image/1"], names, threshold=0, short_side=160)
     assert len(found) == case["detections"]["default"]["count"][0]
@@ -96,7 +96,7 @@ def test_encoded_images_and_texts_are_reused_by_their_own_detector_only(detector
     same(detector.detect(image, text, threshold=0), detector.detect(pixels, NAMES, threshold=0))
     assert detector.detect(image, text).vocabulary == tuple(NAMES)
     same(detector.ground(image, "a cat", threshold=0), detector.ground(pixels, "a cat", threshold=0))
-    other = Detector(build("debug"))
+    other = Detector(build_model("debug"))
     for arguments in ((image, NAMES), (pixels, text)):
         with pytest.raises(ConfigError, match="another detector"):
             other.detect(*arguments)
@@ -230,7 +230,7 @@ def test_a_lane_has_its_share_of_the_threads_and_one_item_has_all():
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        with Lanes(torch.device("cpu")) as lanes:
+        with Workers(torch.device("cpu")) as lanes:
             assert len(lanes) == 4
             assert lanes.map(lambda _: torch.get_num_threads(), [0]) == [4]
             assert lanes.map(lambda _: torch.get_num_threads(), [0, 1]) == [2, 2]
@@ -241,8 +241,8 @@ def test_a_lane_has_its_share_of_the_threads_and_one_item_has_all():
                 )
             assert modes == [(True, True)] * 2
             assert lanes.map(lambda _: torch.is_grad_enabled(), [0, 1]) == [True, True]
-        assert len(Lanes(torch.device("cpu"), at_most=3)) == 3
-        assert len(Lanes(torch.device("meta"))) == 1
+        assert len(Workers(torch.device("cpu"), at_most=3)) == 3
+        assert len(Workers(torch.device("meta"))) == 1
     finally:
         torch.set_num_threads(threads)
 
@@ -340,7 +340,7 @@ def test_captions_must_be_as_many_as_images(detector: Detector, captions: list[s
 
 
 def test_closed_set_models_take_their_own_classes_only():
-    detector = Detector(build("dyhead-t"))
+    detector = Detector(build_model("dyhead-t"))
     found = detector.detect(picture(64, 64), ["dog", "cat"], threshold=0, short_side=64)
     assert found.vocabulary == ("dog", "cat")
     with pytest.raises(PromptError, match="'unicorn'"):
@@ -350,7 +350,7 @@ def test_closed_set_models_take_their_own_classes_only():
 
 
 def test_precision_is_checked_and_leaves_the_given_model_alone():
-    model = build("debug")
+    model = build_model("debug")
     detector = Detector(model, precision="bf16")
     found = detector.detect(picture(64, 96), NAMES, threshold=0)
     assert np.isfinite(found.scores).all()

@@ -124,11 +124,11 @@ def _run(job: _Job, words: dict[str, Any]) -> None:
     if job.quiet:
         warnings.simplefilter("ignore")
     import openglip  # late: brings torch
+    from openglip.runtime import no_collection
 
-    gc.disable()  # collections while torch is imported take a fifth of the start and find nothing
-    detector = openglip.load(job.model, job.weights, device=job.device, precision=job.precision)
-    gc.freeze()  # nor would later ones
-    gc.enable()
+    with no_collection():
+        detector = openglip.load(job.model, job.weights, device=job.device, precision=job.precision)
+        gc.freeze()  # later collections would find nothing among torch's objects either
     found = detector.stream(sources, **words, threshold=threshold, on_error="record")
     failed = boxes = 0
     with Output(job.output, job.form, pictures=job.pictures) as out, _progress(len(sources), job.quiet) as bar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from openglip.errors import ConfigError
+from openglip.runtime import is_first_process
 
 BENCHMARKS = {
     "coco": "COCO box figures, zero-shot or fine-tuned",
@@ -101,7 +101,7 @@ def evaluate_command(
         render=render,
         progress=None if quiet else _progress,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.table())
 
 

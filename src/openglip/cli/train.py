@@ -1,78 +1,17 @@
-"""`openglip train`: the command, and the Python function `openglip.train` behind it.
-
-The verb is put together here, above training and evaluation, which don't know each other.
-"""
+"""`openglip train`: the command; the verb itself is `openglip.train`."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from openglip.errors import ConfigError
-
-if TYPE_CHECKING:
-    from openglip.train.loop import Evaluate, Progress
-    from openglip.train.recipe import Recipe
-
-
-def train(
-    recipe: str | None = None,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    settings: Mapping[str, object] | None = None,
-    resume: str | os.PathLike[str] | None = None,
-    evaluate: Evaluate | None = None,
-    device: str = "auto",
-    report: Callable[[str, Mapping[str, Any]], None] | None = None,
-) -> Progress:
-    """Train a recipe, by name or Python file, in a new folder; or go on with the run in the folder `resume`.
-
-    output: default runs/NAME. settings: fields of the recipe to change. evaluate: takes the model, gives figures; None:
-    the recipe's own, where it has one. report: called with ("train" or "evaluation", line) for each line of the logs.
-    Raises ConfigError for unknown recipes and fields and for an output that holds a run.
-    """
-    from openglip.train import run
-
-    if (recipe is None) == (resume is None):
-        raise ConfigError("name a recipe, or give the folder of a run to resume")
-    if resume is not None:
-        folder, found = Path(resume), run.resume(resume)
-    else:
-        assert recipe is not None
-        folder = Path(output) if output is not None else Path("runs") / Path(recipe).stem
-        found = run.start(recipe, folder, settings)
-    if evaluate is None and found.evaluate_every:
-        evaluate = evaluation_of(found)
-    return run.train(found, folder, evaluate=evaluate, device=device, report=report)
-
-
-def evaluation_of(recipe: Recipe) -> Evaluate | None:
-    """What judges a model during training: the recipe's `val`; for `debug` pictures of its own; for COCO its val.
-
-    Raises ConfigError when it can't give the figure `best`.
-    """
-    from openglip.cli import training_figures as figures
-    from openglip.evaluation.coco import FIGURES
-    from openglip.train.recipe import nearest
-
-    on_shapes = recipe.name == "debug" and recipe.val is None
-    known = figures.SHAPES_FIGURES if on_shapes else FIGURES
-    if recipe.best not in known:
-        raise ConfigError(f"the evaluation gives no figure {recipe.best!r} (best): {nearest(recipe.best, known)}")
-    if on_shapes:
-        return figures.on_shapes()
-    if recipe.val is not None:
-        return figures.on_coco(recipe.val, recipe.val_images)
-    annotations = Path(recipe.data) / "coco" / "annotations" / "instances_val2017.json"
-    if annotations.is_file():
-        return figures.on_coco(annotations, Path(recipe.data) / "coco" / "val2017")
-    return None
+from openglip.runtime import is_first_process
 
 
 def command(
@@ -92,7 +31,8 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
     """Train a recipe in a folder of its own; under torchrun on many processes. Without RECIPE: list them."""
-    from openglip.train.recipes import RECIPES
+    from openglip.training.recipes import RECIPES
+    from openglip.verbs.train import train
 
     if recipe is None and resume is None:
         for name, make in RECIPES.items():
@@ -115,7 +55,7 @@ def command(
     result = {"output": str(folder), "steps": done.step, "skipped": done.skipped}
     if done.best_step:
         result |= {"best": done.best, "best_step": done.best_step}
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
         print(json.dumps(result) if as_json else f"{folder}/model.safetensors: {done.step} steps")
 
 
@@ -129,9 +69,10 @@ def _setting(text: str) -> tuple[str, str]:
 def _dry_run(name: str, changes: Mapping[str, str], output: Path | None, device: str, as_json: bool) -> None:
     import torch
 
-    from openglip.predict.detector import pick_device
-    from openglip.train import run
-    from openglip.train.plan import plan, plan_text
+    from openglip.runtime import pick_device
+    from openglip.training import run
+    from openglip.training.plan import plan, plan_text
+    from openglip.verbs.train import evaluation_of
 
     found = run.find_recipe(name, changes)
     if found.evaluate_every:

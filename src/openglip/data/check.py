@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openglip.data.files import StrPath
 from openglip.data.findings import Finding, Findings, readable
 from openglip.data.formats import Split, open_splits
 from openglip.data.views import same_aspect
 from openglip.errors import DataError, ImageError
+from openglip.files import StrPath
 from openglip.images.read import read_image
 from openglip.prompts.text import clean_name
 from openglip.structures.sample import FileSlice, Sample

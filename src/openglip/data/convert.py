@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from openglip.data.files import StrPath, image_content
+from openglip.data.files import image_content
 from openglip.data.findings import Finding, Findings, readable
 from openglip.data.formats import open_splits
 from openglip.data.writers import WRITERS, write_yolo
 from openglip.errors import ConfigError, DataError
+from openglip.files import StrPath
 from openglip.structures.sample import FileSlice, Sample
 
 SUFFIX_OF = {"coco": ".json", "label-studio": ".json", "odvg": ".jsonl"}

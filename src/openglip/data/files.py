@@ -1,21 +1,19 @@
-"""Files of a data set: folders and tars alike, json with errors that name the file, whole-or-nothing writing."""
+"""Files of a data set: folders and tars alike, json with errors that name the file."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
+import os.path
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import FileSlice, ImageReference
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-StrPath = str | os.PathLike[str]
 
 
 class Files:
@@ -144,17 +142,3 @@ def decode(content: bytes, path: object) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
-
-
-@contextmanager
-def whole_file(path: StrPath, mode: str = "w") -> Iterator[IO]:
-    """Open a file for writing under a temporary name; it gets its own name when all went well."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

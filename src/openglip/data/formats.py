@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from openglip.data.files import StrPath, read_json
+from openglip.data.files import read_json
 from openglip.data.findings import Findings
 from openglip.data.readers.caption_tsv import read_caption_tsv
 from openglip.data.readers.coco import read_coco
@@ -25,6 +25,7 @@ from openglip.data.readers.voc import read_voc
 from openglip.data.readers.webdataset import read_webdataset
 from openglip.data.readers.yolo import SPLITS, read_yolo, yolo_yaml
 from openglip.errors import ConfigError, DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 Reader = Callable[[Path, StrPath | None, Findings], Iterable[Sample]]

@@ -6,14 +6,12 @@ alone, and a sample looks the same whatever the number of workers. Source: GLIP_
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from openglip.data.views import PromptFunction
 from openglip.errors import ConfigError, DataError
@@ -24,17 +22,14 @@ from openglip.structures.sample import Sample
 class Source:
     """A named set of samples and how often it is seen.
 
-    copies: passes in one epoch; of a fraction, each epoch draws other samples. repeats: per sample a factor on top
-    (`repeat_factors`), drawn anew each epoch. mosaic: the chance that a picture is joined from four of this source.
-    inclusive: see `training_boxes`; true for the official TSV files.
+    copies: passes in one epoch; of a fraction, each epoch draws other samples. inclusive: see `training_boxes`; true
+    for the official TSV files.
     """
 
     name: str
     samples: Sequence[Sample]
     prompt: PromptFunction
     copies: float = 1.0
-    repeats: np.ndarray | None = None
-    mosaic: float = 0.0
     inclusive: bool = False
 
     def __post_init__(self) -> None:
@@ -80,8 +75,6 @@ class Mixture:
         for number, source in enumerate(self.sources):
             rng = np.random.RandomState(_mixed(self.seed, epoch, number))
             times = np.full(len(source.samples), source.copies)
-            if source.repeats is not None:
-                times = times * source.repeats
             # the fraction is a draw per sample, so that the expected number is exact
             counts = np.floor(times).astype(np.int64) + (rng.random_sample(len(times)) < times % 1)
             samples = np.repeat(np.arange(len(times)), counts)
@@ -127,59 +120,37 @@ class Mixture:
 
 def shuffled_chunk(length: int, seed: int, rank: int, ranks: int) -> list[int]:
     """One process's run of a seeded permutation; the head is repeated so that all get the same number."""
-    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed)).tolist()
+    order = permutation(length, seed)
     per_rank = -(-length // ranks)
     order += order[: per_rank * ranks - length]
     return order[rank * per_rank : (rank + 1) * per_rank]
 
 
-def grouped_batches(
-    order: Sequence[int], groups: Sequence[int], batch_size: int, *, keep_incomplete: bool = False
-) -> list[list[int]]:
-    """Batches within groups (groups[i]: that of index i), in the order of each batch's first index."""
-    place = {index: n for n, index in enumerate(order)}
+def permutation(length: int, seed: int) -> list[int]:
+    """The seeded permutation of 0..length - 1 that `torch.randperm` draws on a CPU, without torch.
+
+    Both walk the list once and exchange each item with a later one, or itself, chosen by a 32-bit draw of a Mersenne
+    twister modulo the number of items left.
+    """
+    draws = np.random.RandomState(seed).randint(0, 2**32, max(length - 1, 0), np.uint32)
+    order = list(range(length))
+    for i, step in enumerate((draws % np.arange(length, 1, -1)).tolist()):
+        order[i], order[i + step] = order[i + step], order[i]
+    return order
+
+
+def grouped_batches(order: Sequence[int], groups: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Full batches within groups (groups[i]: that of index i), in the order of each batch's first index."""
+    position = {index: n for n, index in enumerate(order)}
     of_group: dict[int, list[int]] = defaultdict(list)
     for index in order:
         of_group[groups[index]].append(index)
-    batches = [own[i : i + batch_size] for own in of_group.values() for i in range(0, len(own), batch_size)]
-    batches = [b for b in batches if keep_incomplete or len(b) == batch_size]
-    return sorted(batches, key=lambda batch: place[batch[0]])
-
-
-def repeat_factors(samples: Sequence[Sample], threshold: float = 0.001) -> np.ndarray:
-    """Per sample the factor by which its rarest category is repeated: max(1, sqrt(threshold / share of pictures)).
-
-    Source: Gupta et al. 2019, "LVIS", appendix.
-    """
-    names = [frozenset(() if sample is None else sample.names) for sample in _rows(samples)]
-    counts: dict[str, int] = defaultdict(int)
-    for present in names:
-        for name in present:
-            counts[name] += 1
-    factor = {name: max(1.0, (threshold * len(names) / n) ** 0.5) for name, n in counts.items()}
-    return np.array([max((factor[name] for name in present), default=1.0) for present in names])
-
-
-def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sample]:
-    """A subset in which every category occurs in at least `shots` pictures where the set has them.
-
-    Pictures are walked by rising id, shuffled unless the seed is 0; one is taken while any of its categories still has
-    a quota, which then falls for all of them. 0 shots: every picture with boxes. Source: GLIP_SPEC 9.3.
-    """
-    ordered = sorted((s for s in samples if len(s)), key=lambda s: (isinstance(s.image_id, str), s.image_id))
-    if not shots:
-        return ordered
-    if seed:
-        random.Random(seed).shuffle(ordered)
-    quota: dict[str, int] = defaultdict(lambda: shots)
-    chosen = []
-    for sample in ordered:
-        present = set(sample.names)
-        if any(quota[name] > 0 for name in present):
-            chosen.append(sample)
-            for name in present:
-                quota[name] -= 1
-    return chosen
+    batches = [
+        members[i : i + batch_size]
+        for members in of_group.values()
+        for i in range(0, len(members) - batch_size + 1, batch_size)
+    ]
+    return sorted(batches, key=lambda batch: position[batch[0]])
 
 
 def _rows(samples: Sequence[Sample]) -> Iterator[Sample | None]:

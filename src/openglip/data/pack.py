@@ -19,10 +19,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from openglip.data.files import Files, StrPath, image_content, read_json, whole_file
+from openglip.data.files import Files, image_content, read_json
 from openglip.data.readers.coco import read_coco
 from openglip.data.readers.flickr30k import parse_boxes, parse_sentence
 from openglip.errors import DataError
+from openglip.files import StrPath, whole_file
 from openglip.images.read import read_image
 from openglip.structures.sample import ImageReference
 

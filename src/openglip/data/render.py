@@ -11,12 +11,12 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from openglip.data.files import StrPath, whole_file
 from openglip.data.findings import Findings
 from openglip.data.formats import open_splits
-from openglip.data.prompts import caption_prompt, detection_prompt_with_negatives
+from openglip.data.training_prompts import caption_prompt, detection_prompt_with_negatives
 from openglip.data.views import PromptFunction, View, load, make_view
 from openglip.errors import DataError, ImageError
+from openglip.files import StrPath, whole_file
 from openglip.structures.draw import draw
 from openglip.structures.sample import Sample
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openglip.data.prompts import TrainingPrompt
+from openglip.data.training_prompts import TrainingPrompt
 from openglip.errors import DataError
 from openglip.images.read import read_image
 from openglip.prompts.text import Spans
@@ -21,7 +21,7 @@ from openglip.structures import boxes as bx
 from openglip.structures.sample import FileSlice, Sample
 
 PromptFunction = Callable[[Sample, random.Random, np.random.RandomState], TrainingPrompt]
-"""Makes the prompt of a sample; `data.prompts` has three, `functools.partial` sets their numbers."""
+"""Makes the prompt of a sample; `data.training_prompts` has three, `functools.partial` sets their numbers."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,8 +20,9 @@ from typing import Any
 
 import yaml
 
-from openglip.data.files import StrPath, image_content, whole_file
+from openglip.data.files import image_content
 from openglip.data.readers.tsv import read_yaml
+from openglip.files import StrPath, whole_file
 from openglip.structures.boxes import xyxy_to_xywh
 from openglip.structures.sample import FileSlice, Sample
 

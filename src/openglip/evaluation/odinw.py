@@ -1,20 +1,16 @@
-"""Object Detection in the Wild: 13 or 35 small sets, COCO figures of each, their mean and median, few-shot subsets."""
+"""Object Detection in the Wild: 13 or 35 small sets, COCO figures of each, their mean and median."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median, pstdev
-from typing import Literal
+from statistics import mean, median
 
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.coco import FIGURES, Figures
 from openglip.evaluation.read import Source, describe, load_json
 from openglip.prompts.tables import OdinwSet, PromptTable, odinw_sets
-
-SHOTS, SEEDS = (1, 3, 5, 10), (3, 30, 300)
 
 
 @dataclass(frozen=True)
@@ -106,42 +102,3 @@ def summary(per_set: Mapping[str, Figures]) -> Figures:
             figures[f"{word}/{name}"] = float(average(values)) if values else -1.0
         figures[word] = figures[f"{word}/AP"]
     return figures | {f"{s}/{name}": value for s, own in per_set.items() for name, value in own.items()}
-
-
-def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over sets of one AP per set and run, then mean and spread (population) over the runs, one per seed."""
-    averages = [mean(run.values()) for run in runs]
-    return {"mean": mean(averages), "spread": pstdev(averages)}
-
-
-def few_shot_ids(
-    source: Source, shots: int, seed: int = 0, selection: Literal["published", "repaired"] = "repaired"
-) -> list[object]:
-    """Image ids of a k-shot training subset: images are taken while any of their classes still lacks shots.
-
-    shots: images per class, 0 for the full split. selection: "published", the official grounding reader, which ignores
-    the seed and always takes the lowest ids; "repaired": the ids are shuffled with the seed (0: not at all). Images
-    without a box larger than one pixel are never taken. An image counts for all its classes, crowds too.
-    """
-    data = load_json(source, "annotations")
-    if not isinstance(data, Mapping):
-        raise DataError(f"{describe(source, 'annotations')}: not a COCO file")
-    classes: dict[object, set[object]] = {}
-    usable: set[object] = set()
-    for row in data["annotations"]:
-        classes.setdefault(row["image_id"], set()).add(row["category_id"])
-        if min(row["bbox"][2:]) > 1:
-            usable.add(row["image_id"])
-    ids = sorted(usable)  # type: ignore[type-var]
-    if shots == 0:
-        return ids
-    if seed and selection == "repaired":
-        random.Random(seed).shuffle(ids)
-    left = {k: shots for k in set().union(*classes.values())}
-    taken = []
-    for image in ids:
-        if any(left[k] > 0 for k in classes[image]):
-            taken.append(image)
-            for k in classes[image]:
-                left[k] -= 1
-    return taken

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from openglip.data.files import Files, whole_file
+from openglip.data.files import Files
 from openglip.errors import DataError, ImageError
 from openglip.evaluation.custom import IOU, Outcomes, outcomes
 from openglip.evaluation.matching import IOU_THRESHOLDS, RECALL_POINTS, Floats, Ints, curves, pair_iou
 from openglip.evaluation.read import Annotations, Source
 from openglip.evaluation.report import Report
 from openglip.evaluation.tasks import Task
+from openglip.files import whole_file
 from openglip.images.read import read_image
 from openglip.structures.sample import FileSlice
 

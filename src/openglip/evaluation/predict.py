@@ -6,26 +6,22 @@ processes (torchrun), killed and started again, give the same file in the end.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as distributed
-
-from openglip.data.files import Files, read_json, whole_file
+from openglip.data.files import Files, read_json
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.coco import CAP
 from openglip.evaluation.flickr import Sentence
 from openglip.evaluation.refcoco import Expression
+from openglip.files import whole_file
 from openglip.predict.detector import Detector
 from openglip.prompts.text import clean_name, detection_prompt
+from openglip.runtime import rank, wait_for_others, world_size
 from openglip.structures.detections import Detections
 from openglip.structures.sample import FileSlice, ImageReference
 
@@ -157,41 +153,6 @@ def _rows(image_id: object, found: Detections, ids: Sequence[object]) -> list[Re
     return rows
 
 
-def state_sha256(detector: Detector) -> str:
-    """Hash of the model's own values, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(detector.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that share a run. barrier: waits until all have come there."""
-
-    rank: int = 0
-    size: int = 1
-    barrier: Callable[[], None] = lambda: None
-
-
-@contextmanager
-def processes() -> Iterator[Processes]:
-    """The processes that torchrun started for this run.
-
-    Inside a training that has a process group already, the process that evaluates does so alone.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or distributed.is_initialized():
-        yield Processes()
-        return
-    distributed.init_process_group("gloo", timeout=timedelta(days=2))
-    try:
-        yield Processes(distributed.get_rank(), size, distributed.barrier)  # type: ignore[arg-type]
-    finally:
-        distributed.destroy_process_group()
-
-
 def check_settings(folder: Path, settings: Mapping[str, object]) -> None:
     """Write what the predictions of a folder depend on, or refuse a folder that was begun with something else."""
     path, settings = folder / "settings.json", json.loads(json.dumps(settings))
@@ -213,7 +174,6 @@ def predict(
     ask: Ask,
     detector: Detector,
     folder: Path,
-    group: Processes,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Predictions of all pictures in `folder/NAME.json`; what an earlier run left in `folder/parts` is not done again.
@@ -222,20 +182,20 @@ def predict(
     """
     parts = [folder / "parts" / f"{name}-{n:05d}.json" for n in range(-(-len(pictures) // PART))]
     for number, path in enumerate(parts):
-        if number % group.size == group.rank and not path.is_file():
+        if number % world_size() == rank() and not path.is_file():
             rows = [row for found in ask(detector, pictures[number * PART : (number + 1) * PART]) for row in found]
             with whole_file(path) as file:
                 json.dump(rows, file)
-        if progress and group.rank == 0:
+        if progress and rank() == 0:
             progress(name, min((number + 1) * PART, len(pictures)), len(pictures))
-    group.barrier()
+    wait_for_others()
     whole = folder / f"{name}.json"
-    if group.rank == 0:
+    if rank() == 0:
         with whole_file(whole) as file:
             file.write("[")
             texts = (path.read_text("utf-8")[1:-1] for path in parts)
             for i, text in enumerate(t for t in texts if t):
                 file.write((",\n" if i else "\n") + text)
             file.write("\n]\n")
-    group.barrier()
+    wait_for_others()
     return whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -18,6 +17,7 @@ import numpy as np
 from openglip.data.files import read_json
 from openglip.errors import DataError
 from openglip.evaluation.matching import Bools, Found, Truth
+from openglip.files import file_sha256
 
 Record = Mapping[str, object]
 Source = str | PathLike[str] | Mapping[str, object] | Sequence[Record]  # a file, or what json.load would give
@@ -53,12 +53,9 @@ def describe(source: object, word: str) -> str:
     return str(source) if isinstance(source, (str, PathLike)) else f"<{word}>"
 
 
-def sha256(source: Source) -> str | None:
+def source_sha256(source: Source) -> str | None:
     """Hash of a file, None for what is not a file."""
-    if not isinstance(source, (str, PathLike)) or not Path(source).is_file():
-        return None
-    with open(source, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(source) if isinstance(source, (str, PathLike)) and Path(source).is_file() else None
 
 
 def load_json(source: Source, word: str) -> object:

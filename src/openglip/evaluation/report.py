@@ -10,9 +10,10 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
-from openglip.data.files import read_json, whole_file
+from openglip.data.files import read_json
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures
+from openglip.files import whole_file
 
 HEADLINE: dict[str, tuple[str, ...]] = {
     "coco": ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"),

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from openglip import __version__
-from openglip.data.files import read_lines, whole_file
+from openglip.data.files import read_lines
 from openglip.errors import ConfigError
 from openglip.evaluation.leakage import setting
 from openglip.evaluation.odinw import summary
-from openglip.evaluation.read import Source, describe, sha256
+from openglip.evaluation.read import Source, describe, source_sha256
 from openglip.evaluation.report import Report, published, read_report
 from openglip.evaluation.tasks import Benchmark, Options, Task, make_tasks
+from openglip.files import file_sha256, whole_file
 from openglip.prompts.tables import PromptTable
+from openglip.runtime import num_threads, pick_device, process_group, rank, wait_for_others, world_size
 
 if TYPE_CHECKING:
     from openglip.predict.detector import Detector
@@ -86,7 +88,7 @@ def evaluate(
     tasks = make_tasks(benchmark, annotations, chosen, options, images)
     run = _Run(benchmark, tasks, annotations, images, None if output is None else Path(output), title, render, begin)
     if predictions is not None:
-        said = {"predictions": describe(predictions, "predictions"), "predictions_sha256": sha256(predictions)}
+        said = {"predictions": describe(predictions, "predictions"), "predictions_sha256": source_sha256(predictions)}
         return run.judge([predictions] * len(tasks), {**said, **run.claim(training_data)})
     from openglip.predict.detector import Detector, load
 
@@ -96,7 +98,7 @@ def evaluate(
     else:
         detector = load(str(model), weights, device=device, precision=precision)
         digest, known = _weights(str(model), weights)
-        said = {"model": str(model), "weights": str(weights) if weights else None, "weights_sha256": digest}
+        said = {"model": str(model), "weights": str(weights) if weights else None, "weights_file_sha256": digest}
     return run.predict_and_judge(detector, {**said, **run.claim(training_data or known)}, progress)
 
 
@@ -121,7 +123,9 @@ class _Run:
     def annotations_sha256(self) -> str | None:
         """Of the file; of a folder, of what was read from it."""
         digests = [task.digest for task in self.tasks if task.digest]
-        return sha256(self.annotations) or (hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None)
+        return source_sha256(self.annotations) or (
+            hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
+        )
 
     def claim(self, training_data: TrainingData | None) -> dict[str, object]:
         """What may be said of the training. Raises ConfigError for a title that calls a trained system zero-shot."""
@@ -139,13 +143,12 @@ class _Run:
 
     def predict_and_judge(self, detector: Detector, said: Mapping[str, object], progress: Progress | None) -> Report:
         """Predict with all processes, judge with the first; each returns the report."""
-        import torch
-
-        from openglip.evaluation.predict import check_settings, find_pictures, predict, processes, state_sha256
+        from openglip.evaluation.predict import check_settings, find_pictures, predict
+        from openglip.weights.files import weights_sha256
 
         asked = {task.name: dict(task.asked) for task in self.tasks}
         model = {
-            "state_sha256": state_sha256(detector),
+            "weights_sha256": weights_sha256(detector.model.state_dict()),
             "precision": detector.precision,
             "device": str(detector.device),
             "preparation": str(detector.model.preparation),
@@ -154,21 +157,21 @@ class _Run:
         pictures = [[str(i) for i in task.files] for task in self.tasks]
         settings = {"benchmark": self.benchmark, "annotations": self.annotations_sha256, "pictures": pictures, **model}
         with ExitStack() as stack:
-            group = stack.enter_context(processes())
-            if group.size > 1 and self.output is None:
+            stack.enter_context(process_group(pick_device("cpu")))
+            if world_size() > 1 and self.output is None:
                 raise ConfigError("several processes need an output folder to meet in")
             folder = self.output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            if group.rank == 0:
+            if rank() == 0:
                 check_settings(folder, settings)
-            group.barrier()
+            wait_for_others()
             sources = []
             for task in self.tasks:
                 place = task.folder or self.images
                 found = find_pictures(place, task.files, task.about, task.pictures, any_suffix=task.any_suffix)
-                sources.append(predict(task.name, found, task.ask(), detector, folder, group, progress))
-            said = {**said, **model, "threads": torch.get_num_threads()}
-            report = self.judge(sources, said) if group.rank == 0 else None
-            group.barrier()
+                sources.append(predict(task.name, found, task.ask(), detector, folder, progress))
+            said = {**said, **model, "threads": num_threads()}
+            report = self.judge(sources, said) if rank() == 0 else None
+            wait_for_others()
             return report or read_report(folder)
 
     def judge(self, sources: Sequence[Source], said: Mapping[str, object]) -> Report:
@@ -234,6 +237,6 @@ def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingD
     listed = next((data for path in files if (data := read_info(path).get("training_data"))), None)
     if listed is None and record is not None and weights is None and not record.embedded:
         listed = record.data
-    hashes = [str(sha256(path)) for path in files]
+    hashes = [file_sha256(path) for path in files]
     digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
     return digest, listed

@@ -17,7 +17,15 @@ from openglip.evaluation.flickr import Sentence, flickr, read_sentences
 from openglip.evaluation.lvis import in_minival, lvis, standard_rows
 from openglip.evaluation.matching import Found, Truth
 from openglip.evaluation.odinw import find_sets, names_and_wordings, predictions_of
-from openglip.evaluation.read import Annotations, Source, describe, read_annotations, read_results, results, sha256
+from openglip.evaluation.read import (
+    Annotations,
+    Source,
+    describe,
+    read_annotations,
+    read_results,
+    results,
+    source_sha256,
+)
 from openglip.evaluation.refcoco import as_annotations, read_expressions, refcoco
 from openglip.evaluation.samples import read_custom
 from openglip.prompts.tables import PromptTable
@@ -253,7 +261,7 @@ def _odinw(source: str | PathLike[str], ids: Sequence[object] | None, options: O
                 score=lambda predictions, task=task, own=own: task.score(own(predictions)),
                 boxes=lambda predictions, task=task, own=own: task.boxes(own(predictions)),  # type: ignore[misc]
                 folder=place.images,
-                digest=sha256(place.annotations),
+                digest=source_sha256(place.annotations),
             )
         )
     return tasks

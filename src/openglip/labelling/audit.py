@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openglip.data.files import Files, StrPath, image_content, read_json, whole_file
+from openglip.data.files import Files, image_content, read_json
 from openglip.errors import DataError
+from openglip.files import StrPath, whole_file
 from openglip.images.read import read_image
 from openglip.labelling.manifest import Manifest
 from openglip.structures.draw import draw

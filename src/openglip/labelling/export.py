@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from openglip.data.files import StrPath, read_json, whole_file
+from openglip.data.files import read_json
 from openglip.errors import ConfigError, DataError, MissingExtraError, PromptError
+from openglip.files import StrPath, whole_file
 from openglip.labelling.manifest import Manifest
 from openglip.prompts.text import locate_phrases
 

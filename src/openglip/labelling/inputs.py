@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openglip.data.files import IMAGE_SUFFIXES, Files, StrPath, decode, read_json, read_lines
+from openglip.data.files import IMAGE_SUFFIXES, Files, decode, read_json, read_lines
 from openglip.data.readers.annotations import record
 from openglip.data.readers.flickr30k import parse_sentence
 from openglip.errors import DataError, MissingExtraError
+from openglip.files import StrPath
 from openglip.structures.sample import FileSlice, ImageReference
 
 SHARD_SIZE = 1000

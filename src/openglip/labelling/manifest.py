@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from openglip.data.files import whole_file
 from openglip.errors import ConfigError, DataError
+from openglip.files import HOLDER_FILE, LOCK_FILE, file_sha256, whole_file
 from openglip.labelling.shards import totals
 
 NAME = "manifest.json"
@@ -89,22 +89,18 @@ def verify(folder: str | Path) -> list[str]:
             problems += _line_problems(folder, name, manifest.shards[name])
         else:
             problems.append(f"{name}: not done{': ' + manifest.failed[name] if name in manifest.failed else ''}")
-    known = {f"{kind}/{name}.jsonl" for name in manifest.shards for kind in KINDS} | {NAME, LOCK}
+    known = {f"{kind}/{name}.jsonl" for name in manifest.shards for kind in KINDS} | {NAME, LOCK_FILE, HOLDER_FILE}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if path.relative_to(folder).as_posix() not in known:
             problems.append(f"{path.relative_to(folder).as_posix()}: not a file of this run")
     return problems
 
 
-LOCK = ".lock"
-
-
 def _file_problems(folder: Path, name: str, row: Mapping[str, Any]) -> Iterable[str]:
     for kind in KINDS:
         path = folder / kind / f"{name}.jsonl"
         try:
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = file_sha256(path)
         except OSError as error:
             yield f"{kind}/{name}.jsonl: {error.strerror or error}"
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,16 +14,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 import openglip
-from openglip.data.files import StrPath, image_content
+from openglip.data.files import image_content
 from openglip.errors import ConfigError, DataError, ImageError
+from openglip.files import HOLDER_FILE, LOCK_FILE, StrPath, folder_lock, remove_temporary_files
 from openglip.labelling.engine import Beat, Outcome, Work, in_process, on_processes, on_ray
 from openglip.labelling.filters import near_duplicates, perceptual_hash
 from openglip.labelling.inputs import SHARD_SIZE, Shard, plan
-from openglip.labelling.manifest import KINDS, LOCK, NAME, Manifest
+from openglip.labelling.manifest import KINDS, NAME, Manifest
 from openglip.labelling.shards import LabelSettings, label_shard
-from openglip.labelling.teacher import Model, Teacher, TeacherSettings, build_detector, weights_sha256
+from openglip.labelling.teacher import Model, Teacher, TeacherSettings, build_detector
 from openglip.prompts.phrases import resolve_chunker
 from openglip.prompts.text import check_names
+from openglip.runtime import gpu_count, num_threads, processor_count, set_num_threads
+from openglip.weights.files import weights_sha256
 
 Engine = Literal["local", "ray"]
 
@@ -55,14 +57,12 @@ class LabelJob:
 
     def worker(self, number: int = 0) -> Work:
         """Build the teacher, on the GPU of this number if it is to be any. Raises ConfigError for other weights."""
-        import torch
-
-        torch.set_num_threads(self.teacher.threads)
+        set_num_threads(self.teacher.threads)
         device = self.teacher.device
         if device == "cuda":
-            device = f"cuda:{number % torch.cuda.device_count()}"
+            device = f"cuda:{number % gpu_count()}"
         detector = build_detector(self.model, self.weights, device, self.teacher.precision)
-        found, wanted = weights_sha256(detector.model), self.provenance["weights_sha256"]
+        found, wanted = weights_sha256(detector.model.state_dict()), self.provenance["weights_sha256"]
         if found != wanted:
             raise ConfigError(f"the weights here have the sha256 {found}, those of the run {wanted}")
         teacher = Teacher(detector, self.teacher, self.categories)
@@ -158,7 +158,7 @@ def _prepare(
     chunker = None if categories is not None else resolve_chunker(labels.chunker)
     settings = {
         "teacher": detector.model.name,
-        "weights_sha256": weights_sha256(detector.model),
+        "weights_sha256": weights_sha256(detector.model.state_dict()),
         "categories": None if categories is None else list(categories),
         **asdict(teacher),
         **asdict(labels),
@@ -187,7 +187,9 @@ def _manifest(folder: Path, settings: dict[str, Any], shards: Sequence[Shard]) -
         manifest = Manifest.load(folder)
         manifest.refuse_other(settings)
         return manifest
-    foreign = sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.endswith(".tmp"))
+    foreign = sorted(
+        p.name for p in folder.iterdir() if p.name not in (LOCK_FILE, HOLDER_FILE) and not p.name.endswith(".tmp")
+    )
     if foreign:
         raise ConfigError(f"{folder} is not empty and holds no labelling run ({foreign[0]}): choose another --output")
     return Manifest(folder, settings, [s.name for s in shards])
@@ -196,34 +198,17 @@ def _manifest(folder: Path, settings: dict[str, Any], shards: Sequence[Shard]) -
 @contextmanager
 def _folder(folder: Path) -> Iterator[Path]:
     """The output folder, for this run alone, without the half-written files of a run that was killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as lock:
-        _lock(lock, folder)
+    with folder_lock(folder):
+        _remove_half_written(folder)
         try:
-            _remove_half_written(folder)
             yield folder
         finally:
             _remove_half_written(folder)
-            (folder / LOCK).unlink(missing_ok=True)
-
-
-def _lock(lock: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except (
-        ImportError
-    ):  # not on Windows: two runs would write the same bytes, only the manifest's last row could be lost
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise ConfigError(f"another run is writing to {folder}") from error
 
 
 def _remove_half_written(folder: Path) -> None:
-    for place in (folder, *(folder / kind for kind in KINDS)):
-        for path in place.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+    for part in (folder, *(folder / kind for kind in KINDS)):
+        remove_temporary_files(part)
 
 
 def _input_sha256(shards: Sequence[Shard]) -> str:
@@ -252,13 +237,11 @@ def _runner(engine: Engine, workers: int, address: str | None, device: str) -> R
 
 def _here(shards: Sequence[Shard], job: Any) -> Generator[Outcome]:
     """In this process, whose number of threads is the caller's again afterwards."""
-    import torch
-
-    threads = torch.get_num_threads()
+    threads = num_threads()
     try:
         yield from in_process(shards, job)
     finally:
-        torch.set_num_threads(threads)
+        set_num_threads(threads)
 
 
 def _workers(workers: int | None, device: str) -> int:
@@ -267,12 +250,8 @@ def _workers(workers: int | None, device: str) -> int:
             raise ConfigError(f"workers is {workers}; it must be 0 or more")
         return workers
     if device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    if device != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return gpu_count()
+    return processor_count() if device == "cpu" else 1
 
 
 def _counted(

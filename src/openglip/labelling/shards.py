@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 import socket
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from openglip.data.files import image_content, image_size, whole_file
+from openglip.data.files import image_content, image_size
 from openglip.errors import DataError, ImageError
+from openglip.files import whole_file
 from openglip.labelling import filters
 from openglip.labelling.captions import Phrases, find_phrases
 from openglip.labelling.filters import NO_REGIONS, Candidate, PairFilter, RegionFilter, Regions
 from openglip.labelling.inputs import DAMAGED, Pair, Shard
 from openglip.labelling.teacher import Answer, Task, Teacher
 from openglip.prompts.phrases import Chunker
+from openglip.runtime import release_memory
 from openglip.structures.sample import ImageReference
 
 WINDOW = 64  # pairs that are in memory at a time, or a few more
@@ -120,7 +119,7 @@ def label_shard(
                 (bad if "reason" in result else out).write(result)
             counts.pairs += len(window)
             beat(counts.pairs)
-            _give_back_memory()
+            release_memory()
         _refuse_if_nothing_could_be_read(shard, counts)
         out.close()
         bad.close()
@@ -150,13 +149,6 @@ def _windows(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         window.append(pair)
     if window:
         yield window
-
-
-def _give_back_memory() -> None:
-    """Tensors of ever other shapes leave holes that glibc keeps: a worker would grow for hours."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Work:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -242,15 +241,6 @@ def _answer_of(found: Detections, regions: Regions, agreed: np.ndarray, wanted: 
     kept = agreed[rows]
     own = Regions(regions.boxes[rows][kept], regions.scores[rows][kept], phrases[kept])
     return Answer(found.image_size, own, disagreed=int((~kept).sum()))
-
-
-def weights_sha256(model: Any) -> str:
-    """A digest of a model's parameters and buffers, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def build_detector(model: Model, weights: str | None, device: str, precision: str) -> Any:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
-from openglip.errors import ConfigError
 from openglip.images.prepare import Preparation
 from openglip.model.bert import Bert
 from openglip.model.fpn import FPN
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
-from openglip.model.nano import Nano
 from openglip.model.swin import Swin
 from openglip.prompts.tables import read_table
 
@@ -126,23 +124,3 @@ def debug() -> GLIP:
     )
     nn.init.constant_(model.head.log_scale, -2.5)
     return model
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "glip-t-a": glip_t_a,
-    "glip-t-b": glip_t_b,
-    "glip-t-c": glip_t_c,
-    "glip-t": glip_t,
-    "glip-l": glip_l,
-    "dyhead-t": dyhead_t,
-    "dyhead-l": dyhead_l,
-    "nano": Nano,
-    "debug": debug,
-}
-
-
-def build(name: str) -> nn.Module:
-    """A model by its public name, freshly initialised. Raises ConfigError for an unknown name."""
-    if name not in MODELS:
-        raise ConfigError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
-    return MODELS[name]()

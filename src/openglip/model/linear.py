@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,11 +14,6 @@ Act = Literal["none", "swish", "relu6"]
 
 LOG2E = 1.4426950408889634
 TINY, HUGE = 1e-25, 1e25  # sums of exponentials between these have all digits of float32
-
-# oneDNN compiles a kernel for each shape and by default keeps 1024 of them, fewer than a folder of photos of a few
-# sizes needs: it would compile them again and again (docs/performance.md). Read when it computes for the first time;
-# each takes some 75 KiB.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -115,3 +110,12 @@ def in_chunks(x: Tensor) -> bool:
     intermediate results need no memory. The backward pass keeps them anyway, and elsewhere launches cost more.
     """
     return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def half_copy(model: nn.Module) -> nn.Module:
+    """A copy whose matrices are bf16, so that autocast need not cast them at every call; norms stay float32."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.to(torch.bfloat16)
+    return model

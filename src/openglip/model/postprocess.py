@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from functools import cache
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from openglip.model.anchors import BoxCoder
+from openglip.runtime import torchvision_nms
 
 Aggregation = Literal["mean", "max", "power"]
-
-
-def torchvision_nms() -> Any:
-    """torchvision's `nms`, if possible without importing torchvision: that takes as long as importing torch, since it
-    brings in torch's compiler, and the kernel is there at once when its library is loaded.
-    """
-    spec = None if "torchvision" in sys.modules else find_spec("torchvision")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for library in sorted(Path(folder).glob("_C*")):
-            try:
-                torch.ops.load_library(library)
-                return torch.ops.torchvision.nms
-            except (OSError, AttributeError):
-                continue  # of another torch, or no library: the import says what is wrong
-    from torchvision.ops import nms
-
-    return nms
-
-
-_nms = torchvision_nms()
+_nms = cache(torchvision_nms)
 
 
 class Found(NamedTuple):
@@ -133,7 +113,7 @@ def suppress(found: Found, iou: float = 0.6, *, class_agnostic: bool = False, pl
     if not class_agnostic and len(boxes):
         # classes are moved apart, so that one call serves them all
         boxes += (found.labels.cpu() * (boxes.max() + 2))[:, None]
-    keep = _nms(boxes, found.scores.cpu().double(), iou)
+    keep = _nms()(boxes, found.scores.cpu().double(), iou)
     return Found(*(x.cpu()[keep] for x in found))
 
 

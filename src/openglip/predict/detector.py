@@ -20,11 +20,12 @@ from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
 from openglip.images.read import ImageSource, describe, read_image
 from openglip.model.head import HeadOutputs, TextFeatures
-from openglip.model.lanes import Lanes
+from openglip.model.linear import half_copy
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress, within_reach
-from openglip.predict.device import Precision, half_copy, pick_device, pick_precision
+from openglip.model.workers import Workers
 from openglip.predict.text import EncodedText, TextEncoder, stack
 from openglip.prompts.text import part_names
+from openglip.runtime import Precision, keep_onednn_kernels, pick_device, pick_precision
 from openglip.structures.detections import Detections
 
 OnError = Literal["raise", "record"]
@@ -97,6 +98,7 @@ class Detector:
     """
 
     def __init__(self, model: nn.Module, *, device: str | torch.device = "auto", precision: Precision = "fp32") -> None:
+        keep_onednn_kernels()
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
         self.model: Any = model.eval().to(self.device)
@@ -335,7 +337,7 @@ class Detector:
         read = partial(self._open, preparation=settings.preparation, on_error=settings.on_error)
         run = partial(self._run, settings=settings)
         # a photo alone in its lane is slower than two photos on all threads
-        with Lanes(self.device, at_most=batch // 2 if batch else None) as lanes:
+        with Workers(self.device, at_most=batch // 2 if batch else None) as lanes:
             while chunk := list(islice(images, window)):
                 words = list(islice(texts, len(chunk)))
                 if len(words) < len(chunk):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from openglip.errors import WeightsError, WeightsNotFoundError
+from openglip.files import whole_path
 
 FORMAT_VERSION = 1
 RUN_FILE = "model.safetensors"
@@ -91,9 +92,7 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], info: Mappi
 
     The file is there whole or not at all.
     """
-    path = Path(path)
     document = json.dumps({**info, "format": FORMAT_VERSION}, ensure_ascii=False)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     # Copies where tensors share memory: the format stores each key's bytes by itself.
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
@@ -101,25 +100,32 @@ def write_safetensors(path: str | Path, state: Mapping[str, Tensor], info: Mappi
         value = value.detach().cpu().contiguous()
         tensors[key] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(tensors[key].untyped_storage().data_ptr())
-    try:
+    with whole_path(path) as part:
         part.touch()
         mode = part.stat().st_mode
         save_file(tensors, part, metadata={"format": "pt", "openglip": document})
         part.chmod(mode)  # the library makes files that only their owner can read
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_official(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Write an official container: {"model": state}. The file is there whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_path(path) as part:
         torch.save({"model": dict(state)}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """A digest of a model's parameters and buffers, whatever file they came from.
+
+    It stands in reports and in labelling manifests, so that both can be traced to the same weights.
+
+    Args:
+        state: A state dict; its order does not matter.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load_pickle(path: Path) -> object:

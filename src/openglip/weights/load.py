@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
-from openglip.model.builders import MODELS
+from openglip.runtime import no_collection, no_initial_draws
 from openglip.weights.files import read_checkpoint, read_info
 from openglip.weights.hub import embedded_file, fetch
 from openglip.weights.keys import from_official, official_model
@@ -39,8 +38,8 @@ def load_model(
     """
     architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
     found = None if source is None else _read(architecture, source)
-    with _no_collection():
-        with _NoDraws() if found else nullcontext():
+    with no_collection():
+        with no_initial_draws() if found else nullcontext():
             model = build_model(architecture)
         if found:
             load_state(model, *found)
@@ -49,13 +48,21 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def build_model(name: str) -> nn.Module:
-    """A freshly initialised model, the same at each call; the global random state is left as it was."""
-    if name not in MODELS:
-        raise ConfigError(f"there is no model named {name!r}. Models: {', '.join(MODELS)}")
+def model_builder(name: str) -> Callable[[], nn.Module]:
+    """The function that builds a named model. Raises ConfigError for an unknown name."""
+    module, _, function = find_record(name).builder.partition(":")
+    return getattr(import_module(module), function)
+
+
+def build_model(name: str, seed: int = 0) -> nn.Module:
+    """A named model, freshly initialised from a seed; the global random state is left as it was.
+
+    Raises ConfigError for an unknown name.
+    """
+    build = model_builder(name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return MODELS[name]()
+        torch.manual_seed(seed)
+        return build()
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -96,38 +103,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             + "\nName the model that the file belongs to, or give another file"
         )
     model.load_state_dict(state)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection meanwhile: so many new objects bring on a full one, which walks all of torch for 0.2 to
-    0.4 s and finds nothing.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-class _NoDraws(TorchFunctionMode):
-    """Leaves out drawing initial values that loaded weights replace anyway: most of the time of building a model."""
-
-    _DRAWS = frozenset(
-        {
-            *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
-            *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_, nn.init.kaiming_uniform_),
-            nn.init.xavier_uniform_,
-        }
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:

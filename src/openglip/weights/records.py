@@ -31,7 +31,7 @@ class Figure:
 class WeightsRecord:
     """One weights file, or one model that has none.
 
-    model: name of the architecture as `openglip.load` takes it.
+    model: name of the architecture as `openglip.load` takes it; builder: "module:function" that builds it.
     file: name of the file at its origin; None where no file was released.
     hub: repository on the Hugging Face hub that holds the file, None where the file is not there.
     embedded: files inside the package that together are the weights.
@@ -44,6 +44,7 @@ class WeightsRecord:
     licence: str
     data: tuple[str, ...]
     about: str
+    builder: str
     file: str | None = None
     hub: str | None = None
     embedded: tuple[str, ...] = ()
@@ -87,6 +88,7 @@ _RECORDS = (
             "model card: docs/nano.md",
         ),
         about="the embedded model: small, one image in a fraction of a second on a CPU, no download",
+        builder="openglip.nano.model:Nano",
         embedded=("nano-text.safetensors", "nano-vision.safetensors"),
         mean=(114.0, 114.0, 114.0),
         std=(1.0, 1.0, 1.0),
@@ -102,6 +104,7 @@ _RECORDS = (
         licence="Apache-2.0",
         data=(),
         about="GLIP's parts, tiny, with fixed random weights: for tests; its boxes mean nothing",
+        builder="openglip.model.builders:debug",
         random=True,
     ),
     WeightsRecord(
@@ -110,6 +113,7 @@ _RECORDS = (
         licence=_LICENCE,
         data=("Objects365 v1",),
         about="GLIP-T (A): Swin-T, no fusion",
+        builder="openglip.model.builders:glip_t_a",
         file="glip_a_tiny_o365.pth",
         hub=_HUB,
         figures=(*_figures(42.9, 52.9, 28.7, 20.2), _rare(14.2, "best checkpoint of the pre-training")),
@@ -120,6 +124,7 @@ _RECORDS = (
         licence=_LICENCE,
         data=("Objects365 v1",),
         about="GLIP-T (B): Swin-T, deep fusion",
+        builder="openglip.model.builders:glip_t_b",
         file="glip_tiny_model_o365.pth",
         hub=_HUB,
         figures=(*_figures(44.9, 53.8, 33.2, 19.3), _rare(13.5, "best checkpoint of the pre-training")),
@@ -130,6 +135,7 @@ _RECORDS = (
         licence=_LICENCE,
         data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)"),
         about="GLIP-T (C): Swin-T, deep fusion, detection and grounding data",
+        builder="openglip.model.builders:glip_t_c",
         file="glip_tiny_model_o365_goldg.pth",
         hub=_HUB,
         figures=(*_figures(46.7, 55.1, 44.4, 25.2), _rare(14.3, "this file (last checkpoint)")),
@@ -140,6 +146,7 @@ _RECORDS = (
         licence=_LICENCE,
         data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)", "CC3M", "SBU captions"),
         about="GLIP-T: Swin-T, deep fusion, detection, grounding and caption data",
+        builder="openglip.model.builders:glip_t",
         file="glip_tiny_model_o365_goldg_cc_sbu.pth",
         hub=_HUB,
         figures=(*_figures(46.6, 55.2, 42.7, 26.7), _rare(17.6, "this file (last checkpoint)")),
@@ -155,6 +162,7 @@ _RECORDS = (
             "SBU captions",
         ),
         about="GLIP-L: Swin-L, deep fusion, eight blocks",
+        builder="openglip.model.builders:glip_l",
         file="glip_large_model.pth",
         hub=_HUB,
         figures=(
@@ -171,6 +179,7 @@ _RECORDS = (
         licence="no file was released",
         data=(),
         about="DyHead with Swin-T, closed set of 80 classes: the paper's baseline",
+        builder="openglip.model.builders:dyhead_t",
     ),
     WeightsRecord(
         model="dyhead-l",
@@ -178,6 +187,7 @@ _RECORDS = (
         licence="no file was released",
         data=(),
         about="DyHead with Swin-L, closed set of 80 classes: the paper's baseline",
+        builder="openglip.model.builders:dyhead_l",
     ),
 )
 

@@ -16,11 +16,11 @@ from typing import Any, overload
 
 import numpy as np
 
-from openglip.data.files import StrPath
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import listed, numbers, record, size_of, usable_boxes, usable_spans
 from openglip.data.readers.tsv import TsvSet, read_tsv_set
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 

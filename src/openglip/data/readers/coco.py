@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openglip.data.files import Files, StrPath, image_size, read_json
+from openglip.data.files import Files, image_size, read_json
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import is_id, listed, numbers, record, size_of, usable_boxes
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 Id = int | str

@@ -19,10 +19,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from openglip.data.files import Files, StrPath, read_lines
+from openglip.data.files import Files, read_lines
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import usable_boxes
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample, Span
 
 PHRASE = re.compile(r"\[/EN#(\d+)((?:/[^/\s\]]+)+) ([^\]]+)\]")

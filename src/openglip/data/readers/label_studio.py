@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
-from openglip.data.files import Files, StrPath, image_size, read_json
+from openglip.data.files import Files, image_size, read_json
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import is_id, numbers, record, size_of, usable_boxes
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 SHAPES = ("rectangle", "polygon", "brush", "bitmask", "keypoint", "ellipse", "vector", "videorectangle")

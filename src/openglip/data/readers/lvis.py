@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from openglip.data.files import StrPath
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import is_id, listed
 from openglip.data.readers.coco import boxes_of, image_files, load_coco, name_of, stored_size
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from openglip.data.files import Files, StrPath
+from openglip.data.files import Files
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import numbers, usable_boxes, usable_spans
 from openglip.data.readers.coco import CocoFile, image_files, is_crowd, load_coco, stored_size
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample, Span
 
 

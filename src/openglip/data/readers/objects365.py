@@ -17,12 +17,13 @@ from typing import overload
 
 import numpy as np
 
-from openglip.data.files import StrPath, image_size
+from openglip.data.files import image_size
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import is_id, numbers, usable_boxes
 from openglip.data.readers.coco import read_coco
 from openglip.data.readers.tsv import TsvSet, read_tsv_set
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from openglip.data.files import Files, StrPath, decode, read_json
+from openglip.data.files import Files, decode, read_json
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import Span, is_id, listed, numbers, record, size_of, usable_boxes, usable_spans
 from openglip.errors import DataError, PromptError
+from openglip.files import StrPath
 from openglip.prompts.text import clean_name, locate_phrases
 from openglip.structures.sample import ImageReference, Sample
 

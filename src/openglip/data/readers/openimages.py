@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openglip.data.files import Files, StrPath, decode, image_size
+from openglip.data.files import Files, decode, image_size
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import numbers, usable_boxes
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

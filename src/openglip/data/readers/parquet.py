@@ -17,10 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from openglip.data.files import StrPath, image_size
+from openglip.data.files import image_size
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import numbers, size_of, usable_boxes, usable_spans
 from openglip.errors import DataError, MissingExtraError
+from openglip.files import StrPath
 from openglip.structures.sample import ImageReference, Sample
 
 

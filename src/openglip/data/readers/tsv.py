@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from openglip.data.files import StrPath, decode, read_json, read_lines
+from openglip.data.files import decode, read_json, read_lines
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import FileSlice
 
 

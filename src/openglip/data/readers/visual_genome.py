@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openglip.data.files import Files, StrPath, read_json
+from openglip.data.files import Files, read_json
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import is_id, listed, numbers, record, size_of, usable_boxes
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 

@@ -18,10 +18,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from openglip.data.files import IMAGE_SUFFIXES, Files, StrPath, image_size, read_lines
+from openglip.data.files import IMAGE_SUFFIXES, Files, image_size, read_lines
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import usable_boxes
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import FileSlice, Sample
 
 

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from openglip.data.files import IMAGE_SUFFIXES, StrPath, decode, image_size, tar_members
+from openglip.data.files import IMAGE_SUFFIXES, decode, image_size, tar_members
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import size_of
 from openglip.data.readers.odvg import names_in, read_label_map, sample_of
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import FileSlice, Sample
 
 _NO_BOXES = np.zeros((0, 4), np.float32)

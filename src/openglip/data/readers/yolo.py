@@ -21,11 +21,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from openglip.data.files import IMAGE_SUFFIXES, StrPath, image_size, read_lines
+from openglip.data.files import IMAGE_SUFFIXES, image_size, read_lines
 from openglip.data.findings import Findings
 from openglip.data.readers.annotations import usable_boxes
 from openglip.data.readers.tsv import read_yaml
 from openglip.errors import DataError
+from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 SPLITS = ("train", "val", "test")

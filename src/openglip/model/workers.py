@@ -1,0 +1,58 @@
+"""Work side by side on a CPU: small layers don't fill several threads, whole photos or branches do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """As many workers as torch has threads here, unless `at_most` is less; on another device than the CPU only one.
+
+    An item is run with the threads that are left for it, in the caller's modes (inference, gradients, autocast); one
+    item alone is run by the caller, with all of them.
+    """
+
+    def __init__(self, device: torch.device, at_most: int | None = None) -> None:
+        self.threads = torch.get_num_threads()
+        most = self.threads if at_most is None else max(1, at_most)
+        self._lanes = min(self.threads, most) if device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(self._lanes, "openglip")
+
+    def __len__(self) -> int:
+        return self._lanes
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Results in order; raises what the first failing item raised."""
+        lanes = min(len(self), len(items))
+        if lanes < 2:
+            return [function(item) for item in items]
+        gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+        def run(item: Item) -> Result:
+            torch.set_num_threads(self.threads // lanes)  # of this worker only, like the modes
+            with (
+                torch.inference_mode(inference),
+                torch.set_grad_enabled(gradients),
+                torch.autocast("cpu", dtype, enabled=autocast),
+            ):
+                return function(item)
+
+        try:
+            return list(self._pool.map(run, items))
+        finally:
+            torch.set_num_threads(self.threads)  # what threads that begin later will take over
