@@ -17,8 +17,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "openglip"
 LEVELS = (
     ("errors",),
     ("files", "runtime"),
-    ("structures",),
-    ("prompts", "images"),
+    ("images",),
+    ("structures",),  # above images: Detections opens its image again, exactly as the detector saw it
+    ("prompts",),
     ("model",),
     ("nano",),
     ("weights",),

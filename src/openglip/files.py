@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all, digests of files, and a lock that keeps a folder to one process."""
+"""Whole-or-nothing writing, digests and slices of files, and a lock that keeps a folder to one process."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import os
@@ -9,10 +10,11 @@ import platform
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from openglip.errors import ConfigError
+from openglip.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,47 @@ def file_sha256(path: StrPath) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """A stretch of a file that holds one file of its own: an image in a tar or in a line of a TSV. Read when needed.
+
+    Attributes:
+        path: The file that contains it.
+        offset: Its first byte.
+        length: Its number of bytes.
+        is_base64: It is a line whose last tab-separated field holds the content as base64.
+        name: Its name inside the file, for instance of a member of a tar.
+    """
+
+    path: str
+    offset: int
+    length: int
+    is_base64: bool = False
+    name: str = ""
+
+    def read(self) -> bytes:
+        """The content, decoded.
+
+        Raises:
+            DataError: The file is missing, ends too early or holds no base64.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.length)
+        except OSError as error:
+            raise DataError(f"{self}: {error.strerror or error}") from error
+        if len(content) != self.length:
+            raise DataError(f"{self}: the file ends {self.length - len(content)} bytes too early")
+        try:
+            return base64.b64decode(content.rpartition(b"\t")[2]) if self.is_base64 else content
+        except ValueError as error:
+            raise DataError(f"{self}: the last field is no base64: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name or self.offset}"
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from openglip.errors import ImageError, ImageNotFoundError
-from openglip.images.read import read_image
+from openglip.files import FileSlice
+from openglip.images.read import image_size, is_one_image, read_image
 
 
 @pytest.fixture
@@ -31,10 +32,26 @@ def test_every_kind_of_source_gives_the_same_pixels(picture: np.ndarray, tmp_pat
     path = tmp_path / "a picture.png"
     image.save(path)
     tensor = torch.from_numpy(picture.transpose(2, 0, 1).copy())
-    for source in (path, str(path), path.read_bytes(), bytearray(path.read_bytes()), image, picture, tensor):
+    content = b"before" + path.read_bytes() + b"after"
+    (tmp_path / "archive").write_bytes(content)
+    part = FileSlice(str(tmp_path / "archive"), 6, len(content) - 11)
+    files = (io.BytesIO(path.read_bytes()), path.open("rb"))
+    for source in (
+        path,
+        str(path),
+        path.read_bytes(),
+        bytearray(path.read_bytes()),
+        part,
+        *files,
+        image,
+        picture,
+        tensor,
+    ):
         found = read_image(source)  # type: ignore[arg-type]
         np.testing.assert_array_equal(found, picture)
         assert found.flags["C_CONTIGUOUS"]
+        assert is_one_image(source)
+    np.testing.assert_array_equal(read_image(files[0]), picture)  # its position stays
     np.testing.assert_array_equal(read_image(tensor.float() / 255), picture)
     np.testing.assert_array_equal(read_image(picture[:, ::-1]), picture[:, ::-1])
 
@@ -54,7 +71,9 @@ def test_exif_orientation(picture: np.ndarray, orientation: int) -> None:
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(read_image(encoded(stored, "PNG", exif=exif)), picture)
+    content = encoded(stored, "PNG", exif=exif)
+    np.testing.assert_array_equal(read_image(content), picture)
+    assert image_size(content) == (40, 60)
 
 
 def test_transparency_is_laid_over_white(picture: np.ndarray) -> None:
@@ -97,6 +116,12 @@ def test_thin_and_animated(picture: np.ndarray) -> None:
     assert read_image(animation)[0, 0].tolist() == [255, 0, 0]
 
 
+def closed_file() -> io.BytesIO:
+    file = io.BytesIO(b"")
+    file.close()
+    return file
+
+
 BAD = {
     "missing": ("no/such/file.jpg", "no/such/file.jpg: no such file"),
     "url": ("https://example.org/cat.jpg", "is a URL .*download it"),
@@ -104,6 +129,8 @@ BAD = {
     "nul": ("a\0b.jpg", "is not a path|no such file"),
     "text": (b"hello, this is no image", "image of 23 bytes: not an image"),
     "empty bytes": (b"", "empty"),
+    "text file": (io.StringIO("cat"), "open file StringIO: reads as str.*mode 'rb'"),
+    "closed file": (closed_file(), "open file BytesIO: can't be read"),
     "number": (3, "object of type int is not an image"),
     "list": ([np.zeros((2, 2, 3), np.uint8)], "object of type list"),
     "batch": (np.zeros((1, 2, 2, 3), np.uint8), "give a list"),
@@ -122,6 +149,14 @@ def test_what_is_no_image_is_named(case: str) -> None:
     source, message = BAD[case]
     with pytest.raises(ImageError, match=message):
         read_image(source)  # type: ignore[arg-type]
+
+
+def test_one_image_or_several() -> None:
+    assert not is_one_image(["a.jpg"])
+    assert not is_one_image(iter(()))
+    assert is_one_image(3)  # it is no image, and read_image says so
+    with pytest.raises(ImageError, match=r"shape \(1, 2, 2, 3\) is not one image"):
+        is_one_image(np.zeros((1, 2, 2, 3), np.uint8))
 
 
 def test_bad_files(tmp_path: Path, picture: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickle
 import sys
@@ -10,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from openglip.errors import DataError, ImageError, MissingExtraError
+from openglip.errors import DataError, ImageError, ImageNotFoundError, MissingExtraError
+from openglip.images.read import read_image
 from openglip.structures.detections import Detections
+from openglip.structures.draw import draw
 
 
 def some(**changes: Any) -> Detections:
@@ -150,11 +154,43 @@ def test_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_plot_says_what_it_can_not_open_and_lays_glass_over_white(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"gone\.png can't be drawn on"):
+    with pytest.raises(ImageNotFoundError, match=r"gone\.png: no such file; give the image's pixels: plot\(image\)"):
         some(source=str(tmp_path / "gone.png")).plot()
     Image.new("RGBA", (60, 40), (0, 0, 0, 0)).save(tmp_path / "glass.png")
     drawn = some(source=str(tmp_path / "glass.png"))[:0].plot()
     assert drawn.getpixel((drawn.width // 2, drawn.height // 2)) == (255, 255, 255)
+
+
+def sources() -> dict[str, Any]:
+    """One image of 40 x 60 in many forms, some of which show other pixels than others."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    transparent = Image.fromarray(np.dstack([pixels, pixels[:, :, 0]]))
+    deep = Image.fromarray(pixels[:, :, 0].astype(np.uint16) << 8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, file = io.BytesIO(), io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 0, 2)).save(turned, "PNG", exif=exif)
+    transparent.save(file, "PNG")
+    return {
+        "array": pixels,
+        "grey": pixels[:, :, 0],
+        "rgba": np.asarray(transparent),
+        "tensor": torch.from_numpy(pixels).permute(2, 0, 1),
+        "deep": deep,
+        "bytes": file.getvalue(),
+        "file": file,
+        "turned": Image.open(turned),
+    }
+
+
+@pytest.mark.parametrize("kind", sources())
+def test_plot_shows_the_image_as_the_detector_saw_it(kind: str, tmp_path: Path) -> None:
+    source = sources()[kind]
+    pixels = read_image(source)
+    none = some(boxes=[], scores=[], labels=[], image_size=pixels.shape[:2])
+    assert none.plot(source) == none.plot(pixels) == draw(pixels, none.boxes, [], ())
+    none.save(tmp_path / "saved.png", source)
+    assert Image.open(tmp_path / "saved.png").convert("RGB") == none.plot(pixels)
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -168,7 +204,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert some()._repr_png_() is None
     with pytest.raises(ImageError, match="do not know their image's path"):
         some().plot()
-    with pytest.raises(ImageError, match="ending names no picture format"):
+    with pytest.raises(ImageError, match="ending names no image format"):
         found.save(tmp_path / "out.nonsense")
     with pytest.raises(ImageError, match=r"the image is 5 x 5, these detections are of \(40, 60\)"):
         found.plot(Image.new("RGB", (5, 5)))

@@ -1,11 +1,10 @@
-import base64
 import dataclasses
 
 import numpy as np
 import pytest
 
 from openglip.errors import DataError
-from openglip.structures.sample import FileSlice, Sample
+from openglip.structures.sample import Sample
 
 
 def sample(**changes):
@@ -67,18 +66,3 @@ def test_phrases_and_selection_stay_together():
     kept = dataclasses.replace(record, **record.select(np.array([False, True])))
     assert kept.names == ("two a ball",)
     np.testing.assert_array_equal(kept.boxes, record.boxes[1:])
-
-
-def test_slices_of_files(tmp_path):
-    file = tmp_path / "x.tsv"
-    encoded = base64.b64encode(b"picture")
-    file.write_bytes(b"key\t" + encoded + b"\nraw")
-    assert FileSlice(str(file), 0, 5 + len(encoded), is_base64=True).read() == b"picture"
-    assert FileSlice(str(file), 5 + len(encoded), 3).read() == b"raw"
-    for broken in (
-        FileSlice(str(file), 5 + len(encoded), 9),
-        FileSlice(str(tmp_path / "none-x.tsv"), 0, 1),
-        FileSlice(str(file), 4, 3, is_base64=True),
-    ):
-        with pytest.raises(DataError, match=r"x\.tsv"):
-            broken.read()

@@ -43,11 +43,8 @@ class Output:
         """Write one image's line and picture; returns why there is no picture, where one was wanted."""
         self._file.write(found.to_json() + "\n")
         if self.pictures and found.error is None and found.source is not None:
-            from openglip.images.read import read_image  # late: brings numpy
-
             try:
-                picture = read_image(found.source)
-                found.save(self.folder / self._picture_name(Path(found.source).stem), picture)
+                found.save(self.folder / self._picture_name(Path(found.source).stem))
             except (OSError, ImageError) as error:  # a picture over the format's limit, one that is gone by now
                 return f"{found.source}: no picture was written: {error}"
         return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os.path
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from openglip.errors import DataError
+from openglip.errors import DataError, ImageError
 from openglip.files import StrPath
 from openglip.structures.sample import FileSlice, ImageReference
 
@@ -94,18 +93,12 @@ def tar_members(path: StrPath) -> Iterator[FileSlice]:
 
 def image_size(image: ImageReference) -> tuple[int, int]:
     """(height, width) from the header alone, upright as its EXIF tag says. Raises DataError that names the file."""
-    from PIL import Image
+    from openglip.images import read
 
-    from openglip.images.read import DAMAGE, lies_on_its_side
-
-    content = image.read() if isinstance(image, FileSlice) else image
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
-            return (picture.width, picture.height) if lies_on_its_side(picture) else (picture.height, picture.width)
-    except DAMAGE as error:
-        raise DataError(
-            f"{image if not isinstance(image, bytes) else 'image'}: can't read its size: {error}"
-        ) from error
+        return read.image_size(image)
+    except ImageError as error:
+        raise DataError(str(error)) from error
 
 
 def image_content(image: ImageReference) -> bytes:

@@ -1,4 +1,4 @@
-"""Any image that a user may hand over becomes H x W x 3 uint8 RGB, upright; what can't be read is one clear error."""
+"""Reading images: any source a user may pass becomes upright H x W x 3 uint8 RGB, or one error that names it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import struct
 import sys
 import warnings
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 from PIL import Image
 
 from openglip.errors import ImageError, ImageNotFoundError
+from openglip.files import FileSlice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | FileSlice | Image.Image | np.ndarray | Tensor"
 
 MAX_PIXELS = 89_478_485  # 268 MB as RGB; Pillow warns above it
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+_TRANSPOSE_TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -33,8 +35,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# what Pillow's decoders raise on damaged files, found by feeding them damaged files
-DAMAGE = (
+_SIDEWAYS = (5, 6, 7, 8)  # orientations whose height and width are swapped
+# What Pillow's decoders raise for damaged files, collected by feeding them such files.
+_DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -52,12 +55,23 @@ DAMAGE = (
 
 
 def read_image(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS) -> np.ndarray:
-    """Read one image as H x W x 3 uint8 RGB, turned upright by its EXIF tag.
+    """Read one image, upright as its EXIF tag says.
 
-    source: a path, the bytes of a file, a PIL image, a numpy array H x W x 3 (or H x W, H x W x 4) uint8 RGB, or a
-    tensor 3 x H x W (uint8, or float in 0..1). Transparency is laid over white, 16-bit grey is scaled to 8 bits, of an
-    animation the first frame is taken. max_pixels: larger images are refused; None: only Pillow's own limit holds.
-    Raises ImageError (ImageNotFoundError for a missing file) that names the image.
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, and an animation gives its first frame.
+
+    Args:
+        source: A path, the bytes of a file, a file opened for reading bytes (read from its start; its position stays),
+            a slice of a file, a PIL image, a numpy array H x W x 3 (or H x W, H x W x 4) uint8 RGB, or a tensor
+            3 x H x W (uint8, or float in 0..1).
+        max_pixels: Larger images are refused before they are decoded. None: only Pillow's own limit holds.
+
+    Returns:
+        H x W x 3 uint8 RGB.
+
+    Raises:
+        ImageError: The image can't be read or is too large; the message names it.
+        ImageNotFoundError: There is no such file.
+        DataError: The slice of a file can't be read.
     """
     name = describe(source)
     torch = sys.modules.get("torch")  # a tensor can't exist before torch was imported
@@ -67,19 +81,49 @@ def read_image(source: ImageSource, *, max_pixels: int | None = MAX_PIXELS) -> n
         pixels = _from_array(source, name)
     elif isinstance(source, Image.Image):
         pixels = _from_pil(source, name, max_pixels)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        pixels = _from_file(io.BytesIO(source), name, max_pixels)
-    elif isinstance(source, (str, os.PathLike)):
-        pixels = _from_file(_existing_path(os.fspath(source)), name, max_pixels)
     else:
-        raise ImageError(f"{name} is not an image: give a path, bytes, a PIL image, a numpy array or a tensor")
+        pixels = _from_file(_file_of(source, name), name, max_pixels)
     _check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
     return pixels
 
 
+def image_size(source: str | os.PathLike[str] | bytes | IO[bytes] | FileSlice) -> tuple[int, int]:
+    """Upright (height, width) of an encoded image, from its header alone.
+
+    Raises:
+        ImageError: The header can't be read; the message names the image.
+        DataError: The slice of a file can't be read.
+    """
+    name = describe(source)
+    file = _file_of(source, name)
+    try:
+        with Image.open(file) as image:
+            sideways = _orientation(image, name) in _SIDEWAYS
+            return (image.width, image.height) if sideways else (image.height, image.width)
+    except _DECODER_ERRORS as error:
+        raise ImageError(f"{name}: can't read its size: {error}") from error
+
+
+def is_one_image(source: object) -> bool:
+    """Whether an object is one image, or else a collection of several.
+
+    Raises:
+        ImageError: The object is an array of four dimensions.
+    """
+    if getattr(source, "ndim", 0) == 4:
+        raise ImageError(f"an array of shape {tuple(source.shape)} is not one image: give a list of images")  # type: ignore[attr-defined]
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    return (
+        isinstance(source, kinds)
+        or hasattr(source, "ndim")
+        or hasattr(source, "read")
+        or not isinstance(source, Iterable)
+    )
+
+
 def describe(source: object) -> str:
     """A few words that name an image in messages: its path, or what kind of object it is."""
-    if isinstance(source, (str, os.PathLike)):
+    if isinstance(source, (str, os.PathLike, FileSlice)):
         return str(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"image of {len(source)} bytes"
@@ -87,7 +131,40 @@ def describe(source: object) -> str:
         return getattr(source, "filename", "") or f"PIL image {source.width} x {source.height}"
     if hasattr(source, "shape") and hasattr(source, "dtype"):
         return f"{type(source).__name__} of shape {tuple(source.shape)} and type {source.dtype}"  # type: ignore[attr-defined]
+    if hasattr(source, "read"):
+        return f"open file {getattr(source, 'name', '') or type(source).__name__}"
     return f"object of type {type(source).__name__}"
+
+
+def _file_of(source: object, name: str) -> Path | io.BytesIO:
+    """The path or the content of an encoded image."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _existing_path(os.fspath(source))
+    if isinstance(source, FileSlice):
+        return io.BytesIO(source.read())
+    if hasattr(source, "read"):
+        return io.BytesIO(_content_of(cast("IO[bytes]", source), name))
+    raise ImageError(
+        f"{name} is not an image: give a path, bytes, an open file, a PIL image, a numpy array or a tensor"
+    )
+
+
+def _content_of(file: IO[bytes], name: str) -> bytes:
+    """All bytes of an open file; its position stays, so that it can be read again."""
+    try:
+        position = file.tell() if file.seekable() else None
+        if position is not None:
+            file.seek(0)
+        content = file.read()
+        if position is not None:
+            file.seek(position)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ImageError(f"{name}: can't be read: {error}") from error
+    if not isinstance(content, bytes):
+        raise ImageError(f"{name}: reads as {type(content).__name__}, not as bytes: open it with mode 'rb'")
+    return content
 
 
 def _existing_path(text: str) -> Path:
@@ -121,7 +198,7 @@ def _from_file(file: Path | io.BytesIO, name: str, max_pixels: int | None) -> np
         raise ImageError(f"{name}: more pixels than PIL.Image.MAX_IMAGE_PIXELS allows: make it smaller") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that Pillow can read") from error
-    except DAMAGE as error:
+    except _DECODER_ERRORS as error:
         raise ImageError(f"{name}: can't be read, {type(error).__name__}: {error}") from error
 
 
@@ -129,24 +206,19 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int | None) -> np.ndarr
     _check_size(image.width, image.height, name, max_pixels)
     try:
         image.load()
-        turn = _UPRIGHT.get(_orientation(image, name))
+        transpose = _TRANSPOSE_TO_UPRIGHT.get(_orientation(image, name))
         image = _to_rgb(image, name)
-        return np.array(image.transpose(turn) if turn is not None else image)
+        return np.array(image.transpose(transpose) if transpose is not None else image)
     except ImageError:
         raise
-    except DAMAGE as error:
+    except _DECODER_ERRORS as error:
         raise ImageError(f"{name}: can't be read, {type(error).__name__}: {error}") from error
-
-
-def lies_on_its_side(image: Image.Image) -> bool:
-    """Whether height and width change places when an opened image is turned upright."""
-    return _orientation(image, describe(image)) in (5, 6, 7, 8)
 
 
 def _orientation(image: Image.Image, name: str) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except DAMAGE as error:
+    except _DECODER_ERRORS as error:
         warnings.warn(f"{name}: damaged EXIF data, taken as upright ({error})", stacklevel=4)
         return 1
 
@@ -163,7 +235,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bits(values: np.ndarray, name: str) -> np.ndarray:
-    """Grey values of 16 or 32 bits: integers above 255 count to 65,535, floats to 1 or to 255."""
+    """Grey values of 16 or 32 bits as 8 bits: integers range to 255 or to 65,535, floats to 1 or to 255."""
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(values).all() and low >= 0 and high <= 65_535):
         raise ImageError(f"{name}: grey values from {low} to {high}; scale them to 0..65535, or to 0..1 as floats")

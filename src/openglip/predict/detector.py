@@ -13,12 +13,11 @@ from typing import Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.images.prepare import Preparation, pad_batch, padded_size, prepare
-from openglip.images.read import ImageSource, describe, read_image
+from openglip.images.read import ImageSource, describe, is_one_image, read_image
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import half_copy
 from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress, within_reach
@@ -551,13 +550,7 @@ def load(
 
 def is_single(images: Any) -> bool:
     """Whether this is one image. Raises ImageError for a four-dimensional array."""
-    if getattr(images, "ndim", 0) == 4:
-        raise ImageError(f"an array of shape {tuple(images.shape)} is not one image: give a list of images")
-    return (
-        isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, EncodedImage))
-        or hasattr(images, "ndim")
-        or not isinstance(images, Iterable)
-    )
+    return isinstance(images, EncodedImage) or is_one_image(images)
 
 
 def as_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from openglip.errors import DataError, ImageError, MissingExtraError
+from openglip.files import StrPath, whole_file
+from openglip.images.read import ImageSource, read_image
 from openglip.structures.draw import draw
 
 if TYPE_CHECKING:
@@ -223,20 +224,31 @@ class Detections:
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"not a line of detections ({type(error).__name__}: {error}): {line[:80]!r}") from error
 
-    def plot(self, image: str | os.PathLike[str] | Image.Image | np.ndarray | None = None) -> Image.Image:
-        """A picture with the boxes and names, and the caption below after `ground`.
+    def plot(self, image: ImageSource | None = None) -> Image.Image:
+        """Draw the boxes and names on the image, and the caption below it after `ground`.
 
-        image: the same image as a path, PIL or H x W x 3 uint8 RGB; None: the source is opened again.
+        Args:
+            image: The same image in any form that `detect` takes. None: `source` is opened again.
+
+        Returns:
+            The drawing, upright RGB. Small images are enlarged, so that the names can be read.
+
+        Raises:
+            ImageError: There is no image to draw on, or it has another size than the one of these detections.
         """
         if image is None and self.source is None:
             raise ImageError("these detections do not know their image's path: plot(image)")
-        picture = _picture(self.source if image is None else image)  # type: ignore[arg-type]
-        if self.image_size is not None and picture.size != self.image_size[::-1]:
-            raise ImageError(
-                f"the image is {picture.height} x {picture.width}, these detections are of {self.image_size}"
-            )
+        try:
+            pixels = read_image(cast("ImageSource", self.source if image is None else image))
+        except ImageError as error:
+            if image is None:
+                raise type(error)(f"{error}; give the image's pixels: plot(image)") from error
+            raise
+        if self.image_size not in (None, pixels.shape[:2]):
+            height, width = pixels.shape[:2]
+            raise ImageError(f"the image is {height} x {width}, these detections are of {self.image_size}")
         return draw(
-            picture,
+            pixels,
             self.boxes,
             self.labels,
             self.vocabulary,
@@ -245,20 +257,24 @@ class Detections:
             phrase_spans=self.phrase_spans,
         )
 
-    def save(
-        self, path: str | os.PathLike[str], image: str | os.PathLike[str] | Image.Image | np.ndarray | None = None
-    ) -> None:
-        """Write `plot(image)` to a file; its ending says the format."""
-        path = Path(path)
-        picture = self.plot(image)
-        partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        try:
-            picture.save(partial, quality=92)
-            os.replace(partial, path)
-        except ValueError as error:
-            raise ImageError(f"{path}: the ending names no picture format; use .jpg or .png") from error
-        finally:
-            partial.unlink(missing_ok=True)
+    def save(self, path: StrPath, image: ImageSource | None = None) -> None:
+        """Write `plot(image)` to a file, whole or not at all.
+
+        Args:
+            path: The file to write; its ending names the format, for instance .jpg or .png.
+            image: As for `plot`.
+
+        Raises:
+            ImageError: As `plot`, or the ending names no image format.
+        """
+        drawing = self.plot(image)
+        format = Image.registered_extensions().get(Path(path).suffix.lower())
+        if format not in Image.SAVE:
+            raise ImageError(f"{path}: the ending names no image format; use .jpg or .png")
+        encoded = io.BytesIO()  # Pillow itself does not notice when the disk is full
+        drawing.save(encoded, format, quality=92)
+        with whole_file(path, "wb") as file:
+            file.write(encoded.getbuffer())
 
     def _repr_png_(self) -> bytes | None:
         try:
@@ -273,22 +289,3 @@ class Detections:
 
 def _short(value: np.float32) -> float:
     return float(str(value))  # the shortest digits that give the same float32
-
-
-def _picture(image: str | os.PathLike[str] | Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ImageError(f"plot needs H x W x 3 uint8 RGB, not {image.shape} {image.dtype}")
-        return Image.fromarray(image)
-    if not isinstance(image, Image.Image):
-        try:
-            with Image.open(image) as opened:
-                image = ImageOps.exif_transpose(opened)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageError(f"{image} can't be drawn on ({error}): give its pixels, plot(image)") from error
-    if image.has_transparency_data:  # over white, as the detector saw it
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))
-    return image.convert("RGB")

@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from openglip.errors import DataError
+from openglip.files import FileSlice
 
 Span = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class FileSlice:
-    """An encoded image that is a part of a larger file. Read when needed.
-
-    A member of a tar: these bytes. is_base64: a line of a TSV; its last tab-separated field holds the image.
-    """
-
-    path: str
-    offset: int
-    length: int
-    is_base64: bool = False
-    name: str = ""
-
-    def read(self) -> bytes:
-        """The encoded image. Raises DataError when the file is missing, ends too early or holds no base64."""
-        try:
-            with open(self.path, "rb") as file:
-                file.seek(self.offset)
-                content = file.read(self.length)
-        except OSError as error:
-            raise DataError(f"{self}: {error.strerror or error}") from error
-        if len(content) != self.length:
-            raise DataError(f"{self}: the file ends {self.length - len(content)} bytes too early")
-        try:
-            return base64.b64decode(content.rpartition(b"\t")[2]) if self.is_base64 else content
-        except ValueError as error:
-            raise DataError(f"{self}: the last field is no base64: {error}") from error
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.name or self.offset}"
 
 
 ImageReference = str | bytes | FileSlice
