@@ -9,6 +9,7 @@ import ctypes
 import datetime
 import gc
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -164,6 +165,15 @@ def from_first_rank(value: object, device: torch.device) -> object:
 
 
 # ---- threads and processors
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls a device, for instance "NVIDIA H200" or "x86_64"."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def num_threads() -> int:

@@ -1,4 +1,4 @@
-"""`openglip models`, `convert` and `doctor`."""
+"""`openglip models`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from weights.hub_server import NAME, serve
 
-from openglip.weights.files import read_checkpoint, read_info, write_official
+from openglip.weights.files import write_official
 from openglip.weights.keys import to_official
 from openglip.weights.load import build_model
 from openglip.weights.records import RECORDS
@@ -72,26 +72,3 @@ def test_models_without_a_download(run: Any) -> None:
     assert result.exit_code == 0
     assert "needs no download" in result.stderr
     assert run("models", "verify", "debug").exit_code == 0
-
-
-def test_convert_both_ways(run: Any, tmp_path: Path) -> None:
-    write_official(tmp_path / "a.pth", to_official(build_model("debug").state_dict()))
-    result = run("convert", "a.pth", "b.safetensors", "--model", "debug")
-    assert result.exit_code == 0, result.output
-    assert read_info("b.safetensors")["model"] == "debug"
-    assert run("convert", "b.safetensors", "c.pth").exit_code == 0
-    before, after = read_checkpoint("a.pth").state, read_checkpoint("c.pth").state
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def test_doctor_says_what_it_found(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("openglip.cli.doctor.TIMED", (("debug", None, 1),))
-    result = run("doctor")
-    assert result.exit_code == 0, result.output
-    for part in ("device", "precision", "threads", "torch", str(tmp_path / "cache"), "OPENGLIP_OFFLINE", "640 x 480"):
-        assert part in result.stdout
-    report = json.loads(run("doctor", "--json").stdout)
-    assert report["seconds_per_photo"]["debug"] > 0
-    assert report["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
-    assert json.loads(run("doctor", "--json", "--no-timing").stdout)["seconds_per_photo"] == {}
