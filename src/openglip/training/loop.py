@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from openglip.errors import ConfigError, DataError
+from openglip.errors import ConfigError, DataError, TrainingError
 from openglip.runtime import from_first_rank, mean_over_ranks, pick_precision, rank, world_size
 from openglip.training import checkpoint
 from openglip.training.assign import Targets, assign
