@@ -349,8 +349,8 @@ class Detector:
         boxes = boxes.select(boxes.scores > thresholds[boxes.labels])
         if options.class_agnostic:
             boxes = self.backend.suppress(boxes, options.nms_iou)
-        if options.top_k is not None and len(boxes.scores) > options.top_k:
-            boxes = boxes.select(boxes.scores >= np.partition(boxes.scores, -options.top_k)[-options.top_k])
+        if options.top_k is not None:
+            boxes = boxes.best(options.top_k)
         boxes = boxes.select(np.argsort(-boxes.scores, kind="stable"))
         scale = np.array(image.image_size[::-1]) / np.array(image.network_size[::-1])
         return Detections(

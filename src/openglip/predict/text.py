@@ -68,7 +68,7 @@ Categories: TypeAlias = "str | EncodedText | Sequence[str] | Sequence[Sequence[s
 
 
 class TextEncoder:
-    """Makes `EncodedText` for one backend. Safe to call from several threads; keeps the features of the last prompts."""
+    """Makes `EncodedText` for one backend and keeps the last prompts' features. Safe to call from several threads."""
 
     def __init__(self, backend: Backend, detector_id: str) -> None:
         self.backend, self.detector_id = backend, detector_id
@@ -143,12 +143,12 @@ class TextEncoder:
             if not positions:
                 raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
         if self.backend.reads_phrases_alone:
-            prompts = self._phrases_alone(prompt.names)
+            prompts = self.phrases_alone(prompt.names)
         else:
             prompts = (self._encode(prompt, np.arange(len(spans)), phrases=True),)
         return EncodedText(self.detector_id, prompt.names, prompts, caption, prompt.spans)
 
-    def _phrases_alone(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
+    def phrases_alone(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
         """Phrases without the caption around them, for a model that was trained to read them so."""
         prompts = []
         for run in split_names(phrases, max_tokens=self.backend.max_tokens):

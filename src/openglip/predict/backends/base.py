@@ -30,6 +30,12 @@ class BoxArrays(NamedTuple):
         """The boxes of some rows (indices or a mask)."""
         return BoxArrays(self.boxes[rows], self.scores[rows], self.labels[rows])
 
+    def best(self, count: int) -> BoxArrays:
+        """The `count` highest scores, and all that equal the last of them."""
+        if len(self.scores) <= count:
+            return self
+        return self.select(self.scores >= np.partition(self.scores, -count)[-count])
+
 
 class Workers(Protocol):
     """Threads that run whole images side by side."""

@@ -104,11 +104,11 @@ class TorchBackend:
                 nms_iou=nms_iou,
                 phrases=phrases,
             )
-        return [_to_numpy(one) for one in boxes]
+        return [to_arrays(one) for one in boxes]
 
     def suppress(self, boxes: BoxArrays, nms_iou: float) -> BoxArrays:
         tensors = ScoredBoxes(*(torch.from_numpy(column) for column in boxes))
-        return _to_numpy(suppress(tensors, nms_iou, class_agnostic=True))
+        return to_arrays(suppress(tensors, nms_iou, class_agnostic=True))
 
     def batch_size(self, height: int, width: int) -> int:
         return GPU_BATCH if self.torch_device.type != "cpu" else max(1, CPU_BATCH_PIXELS // (height * width))
@@ -135,5 +135,6 @@ def _stack(texts: Sequence[EncodedTokens | None]) -> TextFeatures | None:
     return TextFeatures(*(nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in columns))
 
 
-def _to_numpy(boxes: ScoredBoxes) -> BoxArrays:
+def to_arrays(boxes: ScoredBoxes) -> BoxArrays:
+    """Boxes on the CPU as numpy arrays."""
     return BoxArrays(boxes.boxes.float().numpy(), boxes.scores.float().numpy(), boxes.labels.numpy())
