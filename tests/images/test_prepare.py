@@ -50,7 +50,7 @@ def test_padding_is_the_mean_colour_on_the_right_and_below() -> None:
     batch = pad_batch(images, 32)
     assert batch.shape == (2, 3, 64, 64)
     assert (batch[0, :, :33, :20] == 1).all()
-    assert batch.sum() == sum(i.numel() for i in images)
+    assert batch.sum() == sum(i.size for i in images)
 
 
 def test_rgb_order() -> None:

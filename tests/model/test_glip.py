@@ -16,7 +16,7 @@ from torch import Tensor
 from openglip.model.dyhead import to_maps
 from openglip.model.glip import GLIP
 from openglip.model.head import HeadOutputs
-from openglip.model.postprocess import ScoredBoxes, best_candidates, class_scores, suppress
+from openglip.model.postprocess import best_candidates, class_scores, suppress
 from openglip.predict.backends.base import BoxArrays
 from openglip.predict.backends.torch import to_arrays
 from openglip.weights.load import build_model
@@ -171,9 +171,9 @@ def matched(found: BoxArrays, boxes: np.ndarray, scores: np.ndarray, labels: np.
     """How many expected detections are there: same label, box within 0.05 px, score within 1e-3, each used once."""
     used = np.zeros(len(found.scores), bool)
     for box, score, label in zip(boxes, scores, labels, strict=True):
-        close = np.abs(found.boxes.numpy() - box).max(1) < 0.05
-        close &= np.abs(found.scores.numpy() - score) < 1e-3
-        close &= (found.labels.numpy() + 1 == label) & ~used
+        close = np.abs(found.boxes - box).max(1) < 0.05
+        close &= np.abs(found.scores - score) < 1e-3
+        close &= (found.labels + 1 == label) & ~used
         if close.any():
             used[close.argmax()] = True
     return int(used.sum())
