@@ -25,7 +25,8 @@ from openglip.model.bert import BertLayer
 from openglip.model.dyhead import DyConv
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
-from openglip.model.postprocess import best_candidates, best_with_ties, class_scores, suppress
+from openglip.model.postprocess import best_candidates, class_scores, suppress
+from openglip.predict.backends.torch import to_arrays
 from openglip.predict.detector import Detector
 from openglip.prompts.spans import token_map
 from openglip.prompts.tables import read_table
@@ -46,12 +47,12 @@ def faithful_detect(model: GLIP, image: np.ndarray, names: list[str]) -> int:
     mask = torch.arange(256)[None] < len(tokens)
     pixels = prepare(image, model.preparation)
     with torch.inference_mode():
-        out = model(pad_batch([pixels]), ids, mask)
+        out = model(torch.from_numpy(pad_batch([pixels])), ids, mask)
         scores = class_scores(out.logits[0], token_map(prompt, tokens))
         anchors = model.anchors(out.sizes)
         size = (pixels.shape[1], pixels.shape[2])
         found = best_candidates(scores, out.box_regression[0], out.centerness[0], anchors, out.sizes, size)
-        return len(best_with_ties(suppress(found), 100).scores)
+        return len(to_arrays(suppress(found)).best(100).scores)
 
 
 @contextlib.contextmanager
@@ -104,7 +105,7 @@ def main() -> None:
             detector = Detector(model, precision=precision)  # type: ignore[arg-type]
 
             def ours(detector: Detector = detector, names: list[str] = names) -> None:
-                detector._text._features.clear()  # the text is part of the whole call
+                detector._text._cache.clear()  # the text is part of the whole call
                 detector.detect(image, names, threshold=0)
 
             models[precision], calls[precision] = detector.model, ours

@@ -86,7 +86,10 @@ class Maps:
                 for orientation, rows in itertools.groupby(self.row, key=lambda i: pack.pictures[i].upright):
                     size, rows = SIZE[::-1] if orientation else SIZE, list(rows)
                     for begin in range(0, len(rows), BATCH):
-                        images = [prepare(pack.image(i), model.preparation) for i in rows[begin : begin + BATCH]]
+                        images = [
+                            torch.from_numpy(prepare(pack.image(i), model.preparation))
+                            for i in rows[begin : begin + BATCH]
+                        ]
                         images = [F.pad(x, (0, size[1] - x.shape[2], 0, size[0] - x.shape[1])) for x in images]
                         batch = torch.stack(images).contiguous(memory_format=torch.channels_last)
                         levels = [level.flatten(1) for level in model.backbone["body"](batch)]

@@ -52,7 +52,7 @@ def shifted(model: Any, image: np.ndarray, per_level: int = 500) -> Any:
     text = detector.encode_text(COCO)
     with torch.inference_mode():
         encoded = detector.encode(image)
-        out = model.align(encoded.pyramid, type(text.prompts[0].features)(*(f[None] for f in text.prompts[0].features)))
+        out = model.align(encoded.maps, type(text.prompts[0].tokens)(*(f[None] for f in text.prompts[0].tokens)))
         levels = out.logits[0].split([h * w for h, w in out.sizes])
         highest = torch.stack([level.flatten().topk(min(per_level, level.numel() // 4)).values[-1] for level in levels])
         model.head.bias0 += torch.logit(torch.tensor(0.05)) - highest.median()

@@ -1,4 +1,7 @@
-"""openglip: boxes for words on photos (GLIP, Grounded Language-Image Pre-training, CVPR 2022)."""
+"""openglip: boxes for words on photos (GLIP, Grounded Language-Image Pre-training, CVPR 2022).
+
+Every name listed in `__all__` is public. The other modules may change between minor versions.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from openglip import data as data
     from openglip.errors import ConfigError as ConfigError
     from openglip.errors import DataError as DataError
     from openglip.errors import ImageError as ImageError
+    from openglip.errors import ImageNotFoundError as ImageNotFoundError
+    from openglip.errors import MissingExtraError as MissingExtraError
     from openglip.errors import OpenGLIPError as OpenGLIPError
     from openglip.errors import PromptError as PromptError
+    from openglip.errors import TrainingError as TrainingError
     from openglip.errors import WeightsError as WeightsError
+    from openglip.errors import WeightsNotFoundError as WeightsNotFoundError
     from openglip.evaluation.run import evaluate as evaluate
     from openglip.labelling.run import label as label
     from openglip.predict.detector import Detector as Detector
@@ -22,29 +30,37 @@ if TYPE_CHECKING:
     from openglip.verbs.train import train as train
     from openglip.weights.convert import convert as convert
 
-_HOMES = {
-    "load": "openglip.predict.detector",
-    "Detector": "openglip.predict.detector",
-    "Detections": "openglip.structures.detections",
-    "evaluate": "openglip.evaluation.run",
-    "label": "openglip.labelling.run",
-    "convert": "openglip.weights.convert",
-    "train": "openglip.verbs.train",
-    "OpenGLIPError": "openglip.errors",
-    "ImageError": "openglip.errors",
-    "PromptError": "openglip.errors",
-    "WeightsError": "openglip.errors",
-    "DataError": "openglip.errors",
-    "ConfigError": "openglip.errors",
+_NAMES = {
+    "openglip.predict.detector": ("load", "Detector"),
+    "openglip.structures.detections": ("Detections",),
+    "openglip.evaluation.run": ("evaluate",),
+    "openglip.labelling.run": ("label",),
+    "openglip.verbs.train": ("train",),
+    "openglip.weights.convert": ("convert",),
+    "openglip.errors": (
+        "OpenGLIPError",
+        "ConfigError",
+        "DataError",
+        "ImageError",
+        "ImageNotFoundError",
+        "MissingExtraError",
+        "PromptError",
+        "TrainingError",
+        "WeightsError",
+        "WeightsNotFoundError",
+    ),
 }
-__all__ = [*_HOMES, "__version__"]
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = [*_MODULE_OF, "__version__", "data"]
 
 
 def __getattr__(name: str) -> object:
-    """Resolve public names on first use, so that `import openglip` does not import torch."""
-    if name not in _HOMES:
+    """Import a public name on its first use, so that `import openglip` does not import torch."""
+    if name == "data":
+        return importlib.import_module("openglip.data")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'openglip' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

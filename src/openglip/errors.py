@@ -6,35 +6,45 @@ class OpenGLIPError(Exception):
 
 
 class ImageError(OpenGLIPError, ValueError):
-    """An image that can't be read or is out of bounds; names the image."""
+    """An image can't be read or is out of bounds; the message names it."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
-    """An image file that is not there."""
+    """There is no such image file."""
 
 
 class PromptError(OpenGLIPError, ValueError):
-    """Words that can't become a prompt; names the word and its position."""
+    """Words can't become a prompt; the message names the word and its position."""
 
 
 class WeightsError(OpenGLIPError, ValueError):
-    """A checkpoint that is missing, damaged or of another model; names file and keys."""
+    """A checkpoint is damaged or of another model; the message names the file and its keys."""
 
 
 class WeightsNotFoundError(WeightsError, FileNotFoundError):
-    """A checkpoint that is not there; says which file to put where."""
+    """There is no such checkpoint; the message says which file to put where."""
 
 
 class DataError(OpenGLIPError, ValueError):
-    """Annotations or predictions that can't be used; names file and id."""
+    """Annotations or predictions can't be used; the message names the file and the id."""
 
 
 class ConfigError(OpenGLIPError, ValueError):
-    """A setting that does not exist or is out of range; names the nearest one."""
+    """A setting does not exist or is out of range; the message names the nearest one."""
+
+
+class TrainingError(OpenGLIPError, ArithmeticError):
+    """The loss is no longer finite; the message names the term and the batch."""
 
 
 class MissingExtraError(OpenGLIPError, ImportError):
-    """An optional package is missing; the message holds its pip line."""
+    """An optional package is missing; the message holds the command that installs it.
+
+    Args:
+        package: The missing package.
+        extra: The extra of openglip that requires it.
+        purpose: What needs it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs {package}: pip install 'openglip[{extra}]'")

@@ -9,9 +9,11 @@ import ctypes
 import datetime
 import gc
 import os
+import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +28,25 @@ Precision = Literal["fp32", "bf16", "auto"]
 
 # One process evaluates or writes a checkpoint while the others wait for it.
 PROCESS_TIMEOUT = datetime.timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something that takes long has come; every `progress=` callback receives it.
+
+    Attributes:
+        done: Units that are done.
+        total: Units in all; None when that is not known.
+        unit: What is counted, in the plural: "images", "shards", "steps".
+        message: What is being done, where there is more to say than the count.
+        figures: Measured values by name, such as the loss.
+    """
+
+    done: int
+    total: int | None
+    unit: str
+    message: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 # ---- device and precision
@@ -164,6 +185,15 @@ def from_first_rank(value: object, device: torch.device) -> object:
 
 
 # ---- threads and processors
+
+
+def device_name(device: torch.device) -> str:
+    """What the maker calls a device, for instance "NVIDIA H200" or "x86_64"."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def num_threads() -> int:

@@ -1,19 +1,17 @@
-"""`openglip models`, `convert` and `doctor`."""
+"""`openglip models`."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from weights.hub_server import NAME, serve
 
-from openglip.weights.files import read_checkpoint, read_info, write_official
+from openglip.weights.files import write_official
 from openglip.weights.keys import to_official
 from openglip.weights.load import build_model
 from openglip.weights.records import RECORDS
@@ -38,35 +36,13 @@ def test_info_shows_licence_data_and_figures(run: Any) -> None:
     assert card["state"] == "to download"
 
 
-@pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Folder whose files a server gives out under the hub's paths."""
-    folder = tmp_path / "mirror" / "GLIPModel" / "GLIP" / "resolve" / "main"
-    folder.mkdir(parents=True)
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(tmp_path / "mirror"))
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Keep the tests' output clean."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield folder
-    server.shutdown()
-    server.server_close()
-
-
-def test_pull_verify_and_use(run: Any, mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("OPENGLIP_OFFLINE", "0")
+def test_pull_verify_and_use(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(RECORDS, "glip-t", replace(RECORDS["glip-t"], builder=RECORDS["debug"].builder))
-    name = "glip_tiny_model_o365_goldg_cc_sbu.pth"
-    write_official(mirror / name, to_official(build_model("debug").state_dict()))
-    result = run("models", "pull", "glip-t")
+    write_official(tmp_path / NAME, to_official(build_model("debug").state_dict()))
+    with serve((tmp_path / NAME).read_bytes(), monkeypatch):
+        result = run("models", "pull", "glip-t")
     assert result.exit_code == 0, result.output
-    path = tmp_path / "cache" / name
+    path = tmp_path / "cache" / NAME
     assert result.stdout.strip() == str(path)
     assert "downloading" in result.stderr
     assert run("models", "pull", "glip-t").stderr == ""
@@ -85,7 +61,7 @@ def test_verify_finds_numbers_that_are_none(run: Any, monkeypatch: pytest.Monkey
     state = to_official(build_model("debug").state_dict())
     state["module.rpn.head.bbox_pred.bias"] = torch.full((4,), float("nan"))
     (tmp_path / "cache").mkdir()
-    write_official(tmp_path / "cache" / "glip_tiny_model_o365_goldg_cc_sbu.pth", state)
+    write_official(tmp_path / "cache" / NAME, state)
     result = run("models", "verify", "glip-t")
     assert result.exit_code == 1
     assert "NaN or infinity in rpn.head.bbox_pred.bias" in result.stderr
@@ -96,26 +72,3 @@ def test_models_without_a_download(run: Any) -> None:
     assert result.exit_code == 0
     assert "needs no download" in result.stderr
     assert run("models", "verify", "debug").exit_code == 0
-
-
-def test_convert_both_ways(run: Any, tmp_path: Path) -> None:
-    write_official(tmp_path / "a.pth", to_official(build_model("debug").state_dict()))
-    result = run("convert", "a.pth", "b.safetensors", "--model", "debug")
-    assert result.exit_code == 0, result.output
-    assert read_info("b.safetensors")["model"] == "debug"
-    assert run("convert", "b.safetensors", "c.pth").exit_code == 0
-    before, after = read_checkpoint("a.pth").state, read_checkpoint("c.pth").state
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-
-
-def test_doctor_says_what_it_found(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("openglip.cli.doctor.TIMED", (("debug", None, 1),))
-    result = run("doctor")
-    assert result.exit_code == 0, result.output
-    for part in ("device", "precision", "threads", "torch", str(tmp_path / "cache"), "OPENGLIP_OFFLINE", "640 x 480"):
-        assert part in result.stdout
-    report = json.loads(run("doctor", "--json").stdout)
-    assert report["seconds_per_photo"]["debug"] > 0
-    assert report["versions"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
-    assert json.loads(run("doctor", "--json", "--no-timing").stdout)["seconds_per_photo"] == {}

@@ -60,5 +60,5 @@ def network_input(images: list[np.ndarray], height: int, width: int) -> Tensor:
 
     batch = torch.zeros(len(images), 3, height, width)
     for row, image in zip(batch, images, strict=True):
-        row[:, : image.shape[0], : image.shape[1]] = normalise(image, OFFICIAL_INPUT)
+        row[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(normalise(image, OFFICIAL_INPUT))
     return batch

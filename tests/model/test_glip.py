@@ -16,7 +16,9 @@ from torch import Tensor
 from openglip.model.dyhead import to_maps
 from openglip.model.glip import GLIP
 from openglip.model.head import HeadOutputs
-from openglip.model.postprocess import Found, best_candidates, best_with_ties, class_scores, suppress
+from openglip.model.postprocess import best_candidates, class_scores, suppress
+from openglip.predict.backends.base import BoxArrays
+from openglip.predict.backends.torch import to_arrays
 from openglip.weights.load import build_model
 
 LEVELS = ("p3", "p4", "p5", "p6", "p7")
@@ -157,7 +159,7 @@ def test_scores_and_detections(run: Run, case: str):
             found = best_candidates(
                 scores, out.box_regression[i], out.centerness[i], anchors, out.sizes, tuple(image_size)
             )
-            found = best_with_ties(suppress(found), 100)
+            found = to_arrays(suppress(found)).best(100)
             expected = [run.arrays[f"{case}/det/{tag}/{i}/{part}"] for part in ("boxes", "scores", "labels")]
             details = info["detections"][tag]
             must = details["matched_after_noise_2e-5"][i]
@@ -165,13 +167,13 @@ def test_scores_and_detections(run: Run, case: str):
             assert matched(found, *expected) >= must
 
 
-def matched(found: Found, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> int:
+def matched(found: BoxArrays, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> int:
     """How many expected detections are there: same label, box within 0.05 px, score within 1e-3, each used once."""
     used = np.zeros(len(found.scores), bool)
     for box, score, label in zip(boxes, scores, labels, strict=True):
-        close = np.abs(found.boxes.numpy() - box).max(1) < 0.05
-        close &= np.abs(found.scores.numpy() - score) < 1e-3
-        close &= (found.labels.numpy() + 1 == label) & ~used
+        close = np.abs(found.boxes - box).max(1) < 0.05
+        close &= np.abs(found.scores - score) < 1e-3
+        close &= (found.labels + 1 == label) & ~used
         if close.any():
             used[close.argmax()] = True
     return int(used.sum())

@@ -23,8 +23,9 @@ from openglip.model.deform import (
 from openglip.model.dyhead import DyConv, DynamicReLU, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import Fusion
-from openglip.model.postprocess import Found, suppress, torchvision_nms
+from openglip.model.postprocess import ScoredBoxes, suppress
 from openglip.model.swin import Swin, SwinStage, shift_mask
+from openglip.runtime import torchvision_nms
 
 TOLERANCE = 1e-5  # goldens' README, values of order 1
 
@@ -218,9 +219,9 @@ def test_pyramid(case: str):
 )
 def test_suppression(case: str, iou: float, plus_one: bool, expected: str):
     z = arrays("ml_nms", case)
-    kept = suppress(Found(z["boxes"], z["scores"], torch.arange(len(z["boxes"]))), 2.0)
+    kept = suppress(ScoredBoxes(z["boxes"], z["scores"], torch.arange(len(z["boxes"]))), 2.0)
     assert len(kept.scores) == len(z["scores"])  # nothing overlaps by more than 1
-    found = Found(z["boxes"], z["scores"], z["labels"])
+    found = ScoredBoxes(z["boxes"], z["scores"], z["labels"])
     kept = suppress(found, iou, plus_one=plus_one)
     keep = z[expected]
     rows = np.lexsort((keep.numpy(), -z["scores"][keep].numpy()))

@@ -172,14 +172,14 @@ def test_every_name_of_the_detector_is_itself_and_no_other(nano: Detector):
 
 @pytest.mark.parametrize(("asked", "meant"), [("lorry", "truck"), ("a rucksack", "backpack"), ("settees", "couch")])
 def test_another_word_means_the_detectors_name(nano: Detector, asked: str, meant: str):
-    same = nano.encode_text([asked]).prompts[0].features.hidden[1, -CLASSES:]  # type: ignore[union-attr]
+    same = nano.encode_text([asked]).prompts[0].tokens.hidden[1, -CLASSES:]  # type: ignore[union-attr]
     assert read_table("coco")[int(same.argmax())] == meant
     assert same.max() > 0.7
 
 
 @pytest.mark.parametrize("asked", ["lion", "castle", "shirt", "a red hat", "cupboard", "busy street", "carpet"])
 def test_a_word_that_is_no_name_of_the_detector_stays_the_towers(nano: Detector, asked: str):
-    assert nano.encode_text([asked]).prompts[0].features.hidden[:, -CLASSES:].max() < 0.2  # type: ignore[union-attr]
+    assert nano.encode_text([asked]).prompts[0].tokens.hidden[:, -CLASSES:].max() < 0.2  # type: ignore[union-attr]
 
 
 def test_finds_the_cat_and_no_elephant(nano: Detector):

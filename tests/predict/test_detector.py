@@ -15,7 +15,6 @@ from PIL import Image
 
 import openglip
 from openglip.errors import ConfigError, ImageError, PromptError
-from openglip.model.workers import Workers
 from openglip.predict.detector import Detector
 from openglip.structures.detections import Detections
 from openglip.weights.load import build_model
@@ -224,27 +223,6 @@ def test_photos_side_by_side_are_those_of_one_by_one(detector: Detector, batch_s
     assert torch.get_num_threads() == threads
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == threads
-
-
-def test_a_lane_has_its_share_of_the_threads_and_one_item_has_all():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        with Workers(torch.device("cpu")) as lanes:
-            assert len(lanes) == 4
-            assert lanes.map(lambda _: torch.get_num_threads(), [0]) == [4]
-            assert lanes.map(lambda _: torch.get_num_threads(), [0, 1]) == [2, 2]
-            assert lanes.map(lambda item: -item, range(20)) == [-i for i in range(20)]
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                modes = lanes.map(
-                    lambda _: (torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")), [0, 1]
-                )
-            assert modes == [(True, True)] * 2
-            assert lanes.map(lambda _: torch.is_grad_enabled(), [0, 1]) == [True, True]
-        assert len(Workers(torch.device("cpu"), at_most=3)) == 3
-        assert len(Workers(torch.device("meta"))) == 1
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_stream_reads_no_further_than_it_must(detector: Detector):

@@ -38,7 +38,7 @@ class Run:
         self.model = build_model(variant).eval()  # without dropout, as the stored run
         fill(self.model, goldens / "fill.py")
         images = [normalise(self.golden[f"image{i}_rgb"].numpy(), self.model.preparation) for i in range(2)]
-        self.images = pad_batch(images)
+        self.images = torch.from_numpy(pad_batch(images))
         self.dtype = torch.float32
         self.loss = self.closed_set if variant.startswith("dyhead") else self.grounding
 

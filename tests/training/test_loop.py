@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tiny import split, tiny_batch, tiny_batches, tiny_model, tiny_recipe
 from torch import Tensor
 
-from openglip.errors import ConfigError
+from openglip.errors import ConfigError, TrainingError
 from openglip.model.glip import GLIP
 from openglip.training.batches import Batch
-from openglip.training.loop import Progress, TrainingError, fit
+from openglip.training.loop import Progress, fit
 from openglip.training.losses import GroundingCriterion
 from openglip.weights.files import read_checkpoint
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
-from importlib import util
+from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,13 +17,7 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-PACKAGES = ("torch", "torchvision", "tokenizers", "safetensors", "numpy", "pillow", "huggingface_hub", "typer", "rich")
-EXTRAS = {
-    "train": ("tensorboard", "timm", "pyarrow"),
-    "eval": ("pycocotools",),
-    "label": ("spacy", "pyarrow", "ray"),
-    "supervision": ("supervision",),
-}
+CONTRIBUTORS_EXTRAS = ("dev", "docs", "test")
 # (model, weights, timed passes after a first one)
 TIMED = (("nano", None, 3), ("glip-t", "random", 1))
 _WORDS = ["person", "cat", "cup"]
@@ -54,26 +49,37 @@ def doctor(
 
 
 def _machine() -> dict[str, Any]:
-    import torch
-
-    from openglip.predict.detector import pick_device, pick_precision
+    from openglip.runtime import device_name, num_threads, pick_device, pick_precision
 
     device = pick_device("auto")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "device": f"{device} ({name})",
+        "device": f"{device} ({device_name(device)})",
         "precision": f"fp32 (precision='auto' would take {pick_precision('auto', device)})",
-        "threads": f"{torch.get_num_threads()} of torch, {os.cpu_count()} cores",
+        "threads": f"{num_threads()} of torch, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
 
 
-def _versions() -> dict[str, str]:
-    from importlib import metadata
+def _requirements() -> dict[str, list[str]]:
+    """The packages that each extra requires; "" stands for the package without extras."""
+    packages: dict[str, list[str]] = {}
+    for line in metadata.requires("openglip") or ():
+        name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == [\"'](\w+)", line)
+        packages.setdefault(extra[1] if extra else "", []).append(name[0] if name else line)
+    return packages
 
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _versions() -> dict[str, str]:
     from openglip import __version__
 
-    return {"openglip": __version__, **{name: metadata.version(name) for name in PACKAGES}}
+    return {"openglip": __version__, **{name: _version(name) or "missing" for name in _requirements()[""]}}
 
 
 def _cache() -> dict[str, str]:
@@ -89,13 +95,13 @@ def _cache() -> dict[str, str]:
 
 
 def _missing() -> dict[str, str]:
-    """Extra -> what it lacks and the line that installs it; extras that are complete are left out."""
-    found = {}
-    for extra, packages in EXTRAS.items():
-        lacking = [name for name in packages if util.find_spec(name) is None]
-        if lacking:
-            found[extra] = f"lacks {' '.join(lacking)} (pip install 'openglip[{extra}]')"
-    return found
+    """What each incomplete extra lacks, and the line that installs it."""
+    missing = {}
+    for extra, packages in _requirements().items():
+        lacking = [name for name in packages if _version(name) is None]
+        if lacking and extra not in ("", *CONTRIBUTORS_EXTRAS):
+            missing[extra] = f"lacks {' '.join(lacking)} (pip install 'openglip[{extra}]')"
+    return missing
 
 
 def _seconds(model: str, weights: str | None, passes: int) -> float | str:

@@ -20,7 +20,8 @@ import openglip
 from openglip.cli import convert, data, detect, doctor, evaluate, label, models, train
 from openglip.errors import ConfigError, OpenGLIPError, PromptError
 
-_ClickError: Any = typer.BadParameter.__mro__[2]  # click's ClickException, which typer does not name
+# Wrong use of the command line. Since 0.26 typer contains a copy of click, so that click's own class is another one.
+_ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 class _Verbs(TyperGroup):
@@ -38,7 +39,7 @@ class _Verbs(TyperGroup):
             warnings.showwarning = _one_line
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, _ClickError, BrokenPipeError):  # the framework's own; it says them itself
+        except (typer.Exit, typer.Abort, _ClickException, BrokenPipeError):  # typer reports these itself
             raise
         except KeyboardInterrupt as error:
             _trace(error, debug)

@@ -65,7 +65,7 @@ def info(name: Name, as_json: Json = False) -> None:
 
 @models_app.command("pull")
 def pull(name: Name, quiet: Quiet = False) -> None:
-    """Download the weights (resumed where they were interrupted, hash checked); prints the file's path."""
+    """Download the weights, verify their hash and print the file's path."""
     from openglip.weights.hub import fetch
     from openglip.weights.records import find_record
 
@@ -80,7 +80,8 @@ def pull(name: Name, quiet: Quiet = False) -> None:
 @models_app.command("verify")
 def verify(name: Name, as_json: Json = False) -> None:
     """Check the weights on this machine: hash, every key and shape, every number finite."""
-    from openglip.weights.hub import cached, expected_hash, sha256
+    from openglip.files import file_sha256
+    from openglip.weights.hub import cached, expected_hash
     from openglip.weights.records import find_record
 
     record = find_record(name)
@@ -89,7 +90,7 @@ def verify(name: Name, as_json: Json = False) -> None:
     if record.hub and path is None:
         raise WeightsError(f"the weights of {name} are not on this machine: openglip models pull {name}")
     if path is not None:
-        digest, expected = sha256(path), expected_hash(record, path)
+        digest, expected = file_sha256(path), expected_hash(record, path)
         if expected is not None and digest != expected:
             raise WeightsError(f"{path} has sha256 {digest}, {expected} was expected: delete it and pull again")
         files.append({"file": str(path), "sha256": digest, "known": expected is not None})

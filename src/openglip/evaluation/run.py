@@ -94,7 +94,7 @@ def evaluate(
 
     if isinstance(model, Detector):
         detector, known = model, None
-        said = {"model": str(detector.model.name)}
+        said = {"model": str(detector.backend.name)}
     else:
         detector = load(str(model), weights, device=device, precision=precision)
         digest, known = _weights(str(model), weights)
@@ -144,14 +144,13 @@ class _Run:
     def predict_and_judge(self, detector: Detector, said: Mapping[str, object], progress: Progress | None) -> Report:
         """Predict with all processes, judge with the first; each returns the report."""
         from openglip.evaluation.predict import check_settings, find_pictures, predict
-        from openglip.weights.files import weights_sha256
 
         asked = {task.name: dict(task.asked) for task in self.tasks}
         model = {
-            "weights_sha256": weights_sha256(detector.model.state_dict()),
+            "weights_sha256": detector.backend.weights_sha256(),
             "precision": detector.precision,
-            "device": str(detector.device),
-            "preparation": str(detector.model.preparation),
+            "device": detector.device,
+            "preparation": str(detector.backend.preparation),
             **(asked[self.tasks[0].name] if len(asked) == 1 else {"asked": asked}),
         }
         pictures = [[str(i) for i in task.files] for task in self.tasks]

@@ -1,4 +1,4 @@
-"""From pixels to the network's input: resized, normalised, padded. Source: GLIP_SPEC 2."""
+"""From pixels to the network's input: resized, normalised, padded. Source: docs/spec.md 2."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from openglip.errors import ConfigError
 
@@ -58,17 +56,17 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def normalise(image: np.ndarray, preparation: Preparation) -> Tensor:
+def normalise(image: np.ndarray, preparation: Preparation) -> np.ndarray:
     """H x W x 3 uint8 RGB to 3 x H x W float32, (value - mean) / std in the model's channel order."""
     values = np.empty((3, *image.shape[:2]), np.float32)
     for plane, channel in enumerate((2, 1, 0) if preparation.bgr else (0, 1, 2)):
         values[plane] = image[:, :, channel]
     values -= np.array(preparation.mean, np.float32)[:, None, None]
     values /= np.array(preparation.std, np.float32)[:, None, None]
-    return torch.from_numpy(values)
+    return values
 
 
-def prepare(image: np.ndarray, preparation: Preparation) -> Tensor:
+def prepare(image: np.ndarray, preparation: Preparation) -> np.ndarray:
     """H x W x 3 uint8 RGB to the normalised 3 x h x w of one image, not padded."""
     size = resized_size(image.shape[0], image.shape[1], preparation.short_side, preparation.max_side)
     return normalise(resize(image, size), preparation)
@@ -79,10 +77,10 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def pad_batch(images: Sequence[Tensor], multiple: int = 32) -> Tensor:
+def pad_batch(images: Sequence[np.ndarray], multiple: int = 32) -> np.ndarray:
     """Images 3 x h x w in the top left corners of one B x 3 x H x W of zeros (the mean colour)."""
     height, width = padded_size(max(i.shape[1] for i in images), max(i.shape[2] for i in images), multiple)
-    batch = images[0].new_zeros((len(images), 3, height, width))
+    batch = np.zeros((len(images), 3, height, width), np.float32)
     for row, image in zip(batch, images, strict=True):
         row[:, : image.shape[1], : image.shape[2]] = image
     return batch

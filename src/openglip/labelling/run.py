@@ -26,7 +26,6 @@ from openglip.labelling.teacher import Model, Teacher, TeacherSettings, build_de
 from openglip.prompts.phrases import resolve_chunker
 from openglip.prompts.text import check_names
 from openglip.runtime import gpu_count, num_threads, processor_count, set_num_threads
-from openglip.weights.files import weights_sha256
 
 Engine = Literal["local", "ray"]
 
@@ -62,7 +61,7 @@ class LabelJob:
         if device == "cuda":
             device = f"cuda:{number % gpu_count()}"
         detector = build_detector(self.model, self.weights, device, self.teacher.precision)
-        found, wanted = weights_sha256(detector.model.state_dict()), self.provenance["weights_sha256"]
+        found, wanted = detector.backend.weights_sha256(), self.provenance["weights_sha256"]
         if found != wanted:
             raise ConfigError(f"the weights here have the sha256 {found}, those of the run {wanted}")
         teacher = Teacher(detector, self.teacher, self.categories)
@@ -152,17 +151,17 @@ def _prepare(
         check_names(categories)
     detector = build_detector(model, weights, teacher.device, teacher.precision)
     if teacher.device == "auto":
-        teacher = replace(teacher, device=detector.device.type)
-    one = detector.device.type == "cpu" and teacher.batch_size is None  # few shapes: flat memory
+        teacher = replace(teacher, device=detector.device.partition(":")[0])
+    one = detector.device.partition(":")[0] == "cpu" and teacher.batch_size is None  # few shapes: flat memory
     teacher = replace(teacher, precision=detector.precision, batch_size=1 if one else teacher.batch_size)
     chunker = None if categories is not None else resolve_chunker(labels.chunker)
     settings = {
-        "teacher": detector.model.name,
-        "weights_sha256": weights_sha256(detector.model.state_dict()),
+        "teacher": detector.backend.name,
+        "weights_sha256": detector.backend.weights_sha256(),
         "categories": None if categories is None else list(categories),
         **asdict(teacher),
         **asdict(labels),
-        "device": detector.device.type,
+        "device": detector.device.partition(":")[0],
         "chunker": chunker,
         "version": openglip.__version__,
     }

@@ -89,15 +89,15 @@ class Teacher:
     """
 
     def __init__(self, detector: Any, settings: TeacherSettings, categories: Sequence[str] | None = None) -> None:
-        from openglip.labelling.phrasebook import PhraseBook
+        from openglip.predict.phrase_book import PhraseBook
 
         self.detector, self.settings = detector, settings
         self.detecting, self.reading = Clock(), Clock()
         self.names = None if categories is None else tuple(categories)
         self.prompt = None if categories is None else detection_prompt(categories)
         self._categories = None if categories is None else detector.encode_text(list(categories))
-        alone = categories is None and getattr(detector.model, "phrases_alone", False)
-        self._book = PhraseBook(detector) if alone else None
+        alone = categories is None and detector.backend.reads_phrases_alone
+        self._book = PhraseBook(detector.backend, detector.id) if alone else None
 
     def begin_shard(self) -> None:
         """Forget phrases of other shards, so that no shard's boxes depend on which were done before."""

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid
 from openglip.model.bert import Bert
+from openglip.model.contract import Model
 from openglip.model.contrast import RegionWords
 from openglip.model.dyhead import DyConv, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import BiAttention
 from openglip.model.head import Head, HeadOutputs, TextFeatures
+from openglip.model.postprocess import Aggregation
 from openglip.model.swin import SwinStage
 
-Aggregation = Literal["mean", "max", "power"]
 
-
-class GLIP(nn.Module):
+class GLIP(nn.Module, Model):
     """A detector whose classes are words.
 
     body: images B x 3 x H x W -> maps, of which the last three (strides 8, 16, 32) are used; text_encoder: `Bert`,
     or None for the closed set. Sub-modules carry the official checkpoints' names.
     score_cut: class scores at or below are no candidates; default_threshold: what a user sees by default.
     """
-
-    max_tokens = 256
 
     def __init__(
         self,
@@ -108,7 +104,3 @@ class GLIP(nn.Module):
             if isinstance(module, (SwinStage, BiAttention, DyConv)):
                 module.plain = plain
         return self
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device

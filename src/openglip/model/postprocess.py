@@ -1,10 +1,10 @@
-"""From raw outputs to boxes: class scores, the best candidates, suppression, the final cut. Source: GLIP_SPEC 6.3."""
+"""From raw outputs to boxes: class scores, the best candidates, suppression. Source: docs/spec.md 6.3."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,17 @@ from torch import Tensor
 from openglip.model.anchors import BoxCoder
 from openglip.runtime import torchvision_nms
 
+if TYPE_CHECKING:
+    from openglip.model.contract import Model
+    from openglip.model.head import HeadOutputs, TextFeatures
+
 Aggregation = Literal["mean", "max", "power"]
+TokenMap = Sequence[Sequence[int]]
+"""For each name or phrase of a prompt the positions of its tokens."""
 _nms = cache(torchvision_nms)
 
 
-class Found(NamedTuple):
+class ScoredBoxes(NamedTuple):
     """Boxes N x 4 (xyxy, pixels of the network's input), scores N, labels N (row of the token map)."""
 
     boxes: Tensor
@@ -74,7 +80,7 @@ def best_candidates(
     per_level: int = 1000,
     coder: BoxCoder | None = None,
     least: float = 0.0,
-) -> Found:
+) -> ScoredBoxes:
     """The best (anchor, class) pairs of one image, decoded and clipped to the un-padded image.
 
     scores: A x K class probabilities; a pair at or below score_cut is no candidate. Of the rest each level keeps the
@@ -99,27 +105,92 @@ def best_candidates(
     boxes = coder.decode(box_regression[rows].float(), anchors[rows])
     height, width = image_size
     boxes = torch.stack([boxes[:, i].clamp(0, limit - 1) for i, limit in enumerate((width, height, width, height))], 1)
-    return Found(boxes, weighted.flatten()[pairs].sqrt(), pairs % scores.shape[1])
+    return ScoredBoxes(boxes, weighted.flatten()[pairs].sqrt(), pairs % scores.shape[1])
 
 
-def suppress(found: Found, iou: float = 0.6, *, class_agnostic: bool = False, plus_one: bool = True) -> Found:
-    """Non-maximum suppression inside each class (or over all), strictly above `iou`; the result has falling scores.
+def suppress(
+    candidates: ScoredBoxes, iou: float = 0.6, *, class_agnostic: bool = False, plus_one: bool = True
+) -> ScoredBoxes:
+    """Non-maximum suppression.
 
-    plus_one: widths are x2 - x1 + 1, as the released models were tuned with. Runs on the CPU in float64, where an
-    overlap of exactly `iou` survives as it does in the official kernel.
+    Runs on the CPU in float64, where an overlap of exactly `iou` survives as it does in the official kernel.
+
+    Args:
+        candidates: Boxes with scores and labels.
+        iou: Overlap strictly above which the box with the lower score is dropped.
+        class_agnostic: Whether boxes of different labels suppress each other too.
+        plus_one: Whether widths are x2 - x1 + 1, as the released models were tuned with.
+
+    Returns:
+        The boxes that remain, on the CPU, with falling scores.
     """
-    boxes = found.boxes.cpu().double()
+    boxes = candidates.boxes.cpu().double()
     boxes[:, 2:] += float(plus_one)
     if not class_agnostic and len(boxes):
-        # classes are moved apart, so that one call serves them all
-        boxes += (found.labels.cpu() * (boxes.max() + 2))[:, None]
-    keep = _nms()(boxes, found.scores.cpu().double(), iou)
-    return Found(*(x.cpu()[keep] for x in found))
+        # Boxes of different labels are moved apart, so that one call serves all labels.
+        boxes += (candidates.labels.cpu() * (boxes.max() + 2))[:, None]
+    remaining = _nms()(boxes, candidates.scores.cpu().double(), iou)
+    return ScoredBoxes(*(column.cpu()[remaining] for column in candidates))
 
 
-def best_with_ties(found: Found, count: int) -> Found:
-    """The `count` highest scores, and all that equal the last of them."""
-    if len(found.scores) <= count:
-        return found
-    keep = found.scores >= found.scores.topk(count).values[-1]
-    return Found(*(x[keep] for x in found))
+def join_boxes(parts: Sequence[ScoredBoxes]) -> ScoredBoxes:
+    """Several sets of boxes as one, in their order."""
+    return ScoredBoxes(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def one_stage_boxes(
+    model: Model,
+    pyramid: Sequence[Tensor],
+    text: TextFeatures | None,
+    token_maps: Sequence[TokenMap],
+    image_sizes: Sequence[tuple[int, int]],
+    *,
+    least: float,
+    nms_iou: float,
+) -> list[ScoredBoxes]:
+    """The boxes of a batch by one pass of the head; see `Model.detect`."""
+    outputs = model.align(pyramid, text, least)
+    anchors = model.anchors(outputs.sizes, device=outputs.logits.device)
+    return [
+        suppress(candidates_of_image(model, outputs, i, token_map, anchors, image_size, least), nms_iou)
+        for i, (token_map, image_size) in enumerate(zip(token_maps, image_sizes, strict=True))
+    ]
+
+
+def candidates_of_image(
+    model: Model,
+    outputs: HeadOutputs,
+    image: int,
+    token_map: TokenMap,
+    anchors: Tensor,
+    image_size: tuple[int, int],
+    least: float,
+) -> ScoredBoxes:
+    """The best pairs of anchor and class of one image of a batch.
+
+    Args:
+        model: Its cuts, aggregation and box code are used.
+        outputs: Of the batch.
+        image: Number of the image in the batch.
+        token_map: The tokens of each class.
+        anchors: A x 4, of the levels of the outputs.
+        image_size: (height, width) without padding, in pixels of the network's input.
+        least: Pairs whose final score is below it may be missing.
+    """
+    logits, boxes, centerness = outputs.logits[image], outputs.box_regression[image], outputs.centerness[image]
+    sizes = outputs.sizes
+    if least > 0 or model.score_cut > 0:
+        rows, counts = within_reach(logits, centerness, sizes, model.score_cut, least)
+        logits, boxes, centerness, anchors = (part[rows] for part in (logits, boxes, centerness, anchors))
+        sizes = tuple((count, 1) for count in counts)
+    return best_candidates(
+        class_scores(logits, token_map, model.aggregation),
+        boxes,
+        centerness,
+        anchors,
+        sizes,
+        image_size,
+        score_cut=model.score_cut,
+        coder=model.coder,
+        least=least,
+    )

@@ -23,11 +23,11 @@ class Workers:
     def __init__(self, device: torch.device, at_most: int | None = None) -> None:
         self.threads = torch.get_num_threads()
         most = self.threads if at_most is None else max(1, at_most)
-        self._lanes = min(self.threads, most) if device.type == "cpu" else 1
-        self._pool = ThreadPoolExecutor(self._lanes, "openglip")
+        self._count = min(self.threads, most) if device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(self._count, "openglip")
 
     def __len__(self) -> int:
-        return self._lanes
+        return self._count
 
     def __enter__(self) -> Workers:
         return self
@@ -37,14 +37,14 @@ class Workers:
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Results in order; raises what the first failing item raised."""
-        lanes = min(len(self), len(items))
-        if lanes < 2:
+        workers = min(len(self), len(items))
+        if workers < 2:
             return [function(item) for item in items]
         gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
         autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
         def run(item: Item) -> Result:
-            torch.set_num_threads(self.threads // lanes)  # of this worker only, like the modes
+            torch.set_num_threads(self.threads // workers)  # of this worker only, like the modes
             with (
                 torch.inference_mode(inference),
                 torch.set_grad_enabled(gradients),

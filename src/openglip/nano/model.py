@@ -19,9 +19,18 @@ from torch.nn import functional as F
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.model.bert import FIRST, LAST, Bert
+from openglip.model.contract import Model
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import conv2d, convolve
-from openglip.model.postprocess import Aggregation, Found
+from openglip.model.postprocess import (
+    Aggregation,
+    ScoredBoxes,
+    TokenMap,
+    best_candidates,
+    class_scores,
+    join_boxes,
+    suppress,
+)
 from openglip.model.workers import Workers
 from openglip.nano.mobilenet import MobileNetV2
 from openglip.nano.second_look import CANDIDATES, OTHERS, SecondLook, read_points
@@ -33,6 +42,7 @@ PADDING = 0  # [PAD]
 GREY = 114.0  # what YOLOX pads with
 LEAST = 0.01  # detector scores far below this say nothing
 TEXT_DIM = 384
+PHRASE_CANDIDATES_PER_LEVEL = 100
 INNER = 96  # units of a block
 GRID = AnchorGrid((8, 16, 32), scale=8)  # of the detector
 TOWER = AnchorGrid((10, 20, 40), scale=8)
@@ -108,7 +118,7 @@ class Look(nn.Module):
         return words + self.feed(words)
 
 
-class Nano(nn.Module):
+class Nano(nn.Module, Model):
     """The embedded model. See the module's text; numbers are those of the shipped weights."""
 
     name = "nano"
@@ -119,8 +129,8 @@ class Nano(nn.Module):
     default_threshold = 0.55
     aggregation: Aggregation = "mean"
     max_tokens = 256
-    words_alone = True  # no token has a say in another's score: those of no name are not compared
-    phrases_alone = True  # ground asks for each phrase by itself: better than whole captions here
+    tokens_are_independent = True
+    reads_phrases_alone = True  # better than whole captions here
     names: Tensor
     others: Tensor
     meant: Tensor
@@ -318,14 +328,84 @@ class Nano(nn.Module):
         both = torch.cat([words, self._ask(words, coarse[None])[..., :dim]], 2)[0]
         return torch.stack([both[list(tokens)].mean(0) for tokens in token_map])
 
+    def detect(
+        self,
+        pyramid: Sequence[Tensor],
+        text: TextFeatures | None,
+        token_maps: Sequence[TokenMap],
+        image_sizes: Sequence[tuple[int, int]],
+        thresholds: Sequence[Sequence[float]],
+        *,
+        least: float = 0.0,
+        nms_iou: float = 0.6,
+        phrases: bool = False,
+    ) -> list[ScoredBoxes]:
+        """See `Model.detect`. The boxes of phrases are read again by the second stage."""
+        if not phrases or text is None:
+            return super().detect(
+                pyramid, text, token_maps, image_sizes, thresholds, least=least, nms_iou=nms_iou, phrases=phrases
+            )
+        outputs = self.align(pyramid, text)
+        boxes = []
+        for i, (token_map, size) in enumerate(zip(token_maps, image_sizes, strict=True)):
+            candidates = self.phrase_candidates(outputs, i, token_map, size, thresholds[i], nms_iou)
+            levels = [level[i : i + 1] for level in pyramid]
+            refined = self.look_again(candidates, levels, text.hidden[i][text.mask[i]], token_map, size)
+            boxes.append(suppress(refined, nms_iou))
+        return boxes
+
+    def phrase_candidates(
+        self,
+        outputs: HeadOutputs,
+        image: int,
+        token_map: TokenMap,
+        image_size: tuple[int, int],
+        thresholds: Sequence[float],
+        nms_iou: float = 0.6,
+    ) -> ScoredBoxes:
+        """The boxes that the second stage reads again.
+
+        Each phrase's boxes are chosen and suppressed by themselves, so that no phrase displaces another's.
+
+        Args:
+            outputs: Of a batch.
+            image: Number of the image in the batch.
+            token_map: The tokens of each phrase.
+            image_size: (height, width) without padding, in pixels of the network's input.
+            thresholds: Of each phrase; one whose best box does not exceed its threshold has no boxes.
+            nms_iou: Overlap above which the lower of two boxes is suppressed.
+
+        Returns:
+            Boxes phrase by phrase, the best of each first.
+        """
+        anchors = self.anchors(outputs.sizes, device=outputs.logits.device)
+        scores = class_scores(outputs.logits[image], token_map, self.aggregation)
+        parts = [ScoredBoxes(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))]
+        for phrase, threshold in enumerate(thresholds):
+            candidates = best_candidates(
+                scores[:, phrase : phrase + 1],
+                outputs.box_regression[image],
+                outputs.centerness[image],
+                anchors,
+                outputs.sizes,
+                image_size,
+                score_cut=self.score_cut,
+                per_level=PHRASE_CANDIDATES_PER_LEVEL,
+                coder=self.coder,
+            )
+            if len(candidates.scores) and candidates.scores.max() > threshold:
+                remaining = suppress(candidates, nms_iou)
+                parts.append(remaining._replace(labels=remaining.labels + phrase))
+        return join_boxes(parts)
+
     def look_again(
         self,
-        found: Found,
+        found: ScoredBoxes,
         pyramid: Sequence[Tensor],
         hidden: Tensor,
         token_map: Sequence[Sequence[int]],
         image_size: tuple[int, int],
-    ) -> Found:
+    ) -> ScoredBoxes:
         """The best `CANDIDATES` boxes of each phrase, mended and scored anew; boxes of one thing may coincide then. The
         best score of a phrase is what it was.
 
@@ -349,8 +429,8 @@ class Nano(nn.Module):
             # only the first stage has learned what is absent: the best score stays its best
             scores = (logits[0] - logits.max() + scores[:1].clamp(1e-7, 1 - 1e-7).logit()).sigmoid()
             order = scores.argsort(descending=True)
-            parts.append(Found(boxes[order].cpu(), scores[order].cpu(), found.labels[rows]))
-        return Found(*(torch.cat(columns) for columns in zip(*parts, strict=True))) if parts else found
+            parts.append(ScoredBoxes(boxes[order].cpu(), scores[order].cpu(), found.labels[rows]))
+        return join_boxes(parts) if parts else found
 
     def boxes_of(self, raw: Sequence[Tensor]) -> list[Tensor]:
         """The detector's boxes, B x 4 x h x w per level: xyxy in pixels of its image."""

@@ -5,24 +5,26 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from openglip.errors import PromptError
-from openglip.model.head import TextFeatures
+from openglip.errors import ConfigError, PromptError
+from openglip.predict.backends.base import Backend, EncodedTokens
 from openglip.prompts.phrases import noun_phrases
 from openglip.prompts.spans import token_map
 from openglip.prompts.text import (
     Prompt,
+    Span,
     Spans,
     check_names,
     detection_prompt,
     grounding_prompt,
     locate_phrases,
+    part_names,
     split_names,
 )
 from openglip.prompts.tokens import tokenize
@@ -30,47 +32,66 @@ from openglip.prompts.tokens import tokenize
 # Encoded prompts that a detector keeps: 64 prompts of 256 tokens are 50 MB for GLIP.
 CACHED_PROMPTS = 64
 
+Phrase: TypeAlias = "str | Span | Sequence[Span]"
+Phrases: TypeAlias = "Sequence[Phrase] | None"
+
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """One prompt: its features (None for the closed set), each entry's tokens and place in the vocabulary.
+    """One prompt of a vocabulary.
 
-    features: hidden L x D and mask L; where a model compares each word by itself, of the entries' tokens only.
-    phrases: whether the entries are phrases of captions, whose boxes some models look at twice.
+    Attributes:
+        tokens: Features of its tokens; None for a model with fixed categories.
+        token_map: For each entry the positions of its tokens.
+        labels: For each entry its index into the vocabulary, int64.
+        phrases: Whether the entries are phrases of captions.
     """
 
-    features: TextFeatures | None
+    tokens: EncodedTokens | None
     token_map: tuple[tuple[int, ...], ...]
-    labels: Tensor
+    labels: np.ndarray
     phrases: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """A vocabulary or a caption's phrases, ready for any number of images of the detector that encoded it."""
+    """A vocabulary, or a caption's phrases, ready for any number of images of the detector that encoded it."""
 
-    owner: object
+    detector_id: str
     vocabulary: tuple[str, ...]
     prompts: tuple[EncodedPrompt, ...]
     caption: str | None = None
     phrase_spans: tuple[Spans, ...] | None = None
 
 
-class TextEncoder:
-    """Makes `EncodedText` for one model. Safe to call from several threads; keeps the last prompts' features."""
+Categories: TypeAlias = "str | EncodedText | Sequence[str] | Sequence[Sequence[str] | EncodedText]"
 
-    def __init__(self, model: Any, owner: object) -> None:
-        self.model, self.owner = model, owner
-        self._features: OrderedDict[str, TextFeatures] = OrderedDict()
+
+class TextEncoder:
+    """Makes `EncodedText` for one backend and keeps the last prompts' features. Safe to call from several threads."""
+
+    def __init__(self, backend: Backend, detector_id: str) -> None:
+        self.backend, self.detector_id = backend, detector_id
+        self._cache: OrderedDict[str, EncodedTokens] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backend": self.backend, "detector_id": self.detector_id}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+    # ---- one text
 
     def categories(
         self, names: Sequence[str], distractors: Sequence[str] = (), chunk_size: int | None = None
     ) -> EncodedText:
         """Encode category names, in several prompts where they do not fit one.
 
-        Says so, once, when the names need several prompts and no `chunk_size` asks for them.
-        Raises PromptError when a name is empty, doubled or too long, or not one of a closed-set model's.
+        Warns when the names need several prompts and no `chunk_size` asks for them.
+
+        Raises:
+            PromptError: A name is empty, doubled or too long, or not one of the classes of a closed-set model.
         """
         names, distractors = tuple(names), tuple(distractors)
         if not names:
@@ -79,32 +100,38 @@ class TextEncoder:
         check_names(distractors, "distractor", "distractors")
         if both := [name for name in distractors if name in names]:
             raise PromptError(f"{both[0]!r} is a category and a distractor: leave it out of one of them")
-        if getattr(self.model, "categories", None) is not None:
-            return self._closed_set(names)
-        prompts = []
-        runs = split_names(names, chunk_size=chunk_size, max_tokens=self.model.max_tokens, extra=distractors)
+        if self.backend.categories is not None:
+            return self._closed_set(names, self.backend.categories)
+        max_tokens = self.backend.max_tokens
+        runs = split_names(names, chunk_size=chunk_size, max_tokens=max_tokens, extra=distractors)
         if len(runs) > 1 and chunk_size is None:
-            limit = f"{self.model.max_tokens} tokens"
             warnings.warn(
-                f"{len(names)} categories do not fit one prompt of {limit}: asked in {len(runs)} prompts", stacklevel=2
+                f"{len(names)} categories do not fit one prompt of {max_tokens} tokens: asked in {len(runs)} prompts",
+                stacklevel=2,
             )
+        prompts = []
         for run in runs:
             prompt = detection_prompt([names[i] for i in run], extra=distractors)
-            prompts.append(self._encode(prompt, torch.tensor(list(run))))
-        return EncodedText(self.owner, names, tuple(prompts))
+            prompts.append(self._encode(prompt, np.array(run, np.int64)))
+        return EncodedText(self.detector_id, names, tuple(prompts))
 
-    def caption(self, caption: str, phrases: Sequence[Any] | None = None) -> EncodedText:
-        """Encode a caption and its phrases (strings, character spans, lists of spans; None: its noun phrases).
+    def caption(self, caption: str, phrases: Phrases = None) -> EncodedText:
+        """Encode a caption and its phrases.
 
-        Raises PromptError when the caption is empty or too long, or a phrase is not in it.
+        Args:
+            caption: The text.
+            phrases: Strings, character spans or lists of spans; None: the caption's noun phrases.
+
+        Raises:
+            PromptError: The caption is empty or too long, or a phrase is not in it.
         """
-        if getattr(self.model, "categories", None) is not None:
-            raise PromptError(f"{self.model.name} knows a closed set of classes and reads no captions: use detect")
+        if self.backend.categories is not None:
+            raise PromptError(f"{self.backend.name} knows a closed set of classes and reads no captions: use detect")
         if not isinstance(caption, str):
             raise PromptError(f"a caption is a string, not a {type(caption).__name__}")
         if not caption.strip():
             raise PromptError("the caption is empty: say what to find")
-        tokens = tokenize(caption, self.model.max_tokens)  # first: what it refuses, spaCy must not see
+        tokens = tokenize(caption, self.backend.max_tokens)  # first: spaCy must not see what this refuses
         spans = locate_phrases(caption, phrases) if phrases is not None else [(s,) for s in noun_phrases(caption)]
         if not spans:
             if phrases is not None:
@@ -112,63 +139,126 @@ class TextEncoder:
             begin = len(caption) - len(caption.lstrip())
             spans = [((begin, len(caption.rstrip())),)]
         prompt = grounding_prompt(caption, spans)
-        for i, found in enumerate(token_map(prompt, tokens)):
-            if not found:
+        for i, positions in enumerate(token_map(prompt, tokens)):
+            if not positions:
                 raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
-        if getattr(self.model, "phrases_alone", False):
-            prompts = self.phrases(prompt.names)
+        if self.backend.reads_phrases_alone:
+            prompts = self.phrases_alone(prompt.names)
         else:
-            prompts = (self._encode(prompt, torch.arange(len(spans))),)
-        return EncodedText(self.owner, prompt.names, prompts, caption, prompt.spans)
+            prompts = (self._encode(prompt, np.arange(len(spans)), phrases=True),)
+        return EncodedText(self.detector_id, prompt.names, prompts, caption, prompt.spans)
 
-    def phrases(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
+    def phrases_alone(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
         """Phrases without the caption around them, for a model that was trained to read them so."""
         prompts = []
-        for run in split_names(phrases, max_tokens=self.model.max_tokens):
-            own = [phrases[i] for i in run]
-            prompt = detection_prompt(own, wordings=[("", phrase, "") for phrase in own])
-            prompts.append(replace(self._encode(prompt, torch.tensor(list(run))), phrases=True))
+        for run in split_names(phrases, max_tokens=self.backend.max_tokens):
+            texts = [phrases[i] for i in run]
+            prompt = detection_prompt(texts, wordings=[("", text, "") for text in texts])
+            prompts.append(self._encode(prompt, np.array(run, np.int64), phrases=True))
         return tuple(prompts)
 
-    def _closed_set(self, names: tuple[str, ...]) -> EncodedText:
-        known = {name: i for i, name in enumerate(self.model.categories)}
+    def _closed_set(self, names: tuple[str, ...], classes: tuple[str, ...]) -> EncodedText:
+        columns = {name: i for i, name in enumerate(classes)}
         for i, name in enumerate(names):
-            if name not in known:
+            if name not in columns:
                 raise PromptError(
-                    f"category {i}, {name!r}, is not one of the {len(known)} classes of {self.model.name}; "
+                    f"category {i}, {name!r}, is not one of the {len(columns)} classes of {self.backend.name}; "
                     "a model with a text encoder takes any name"
                 )
-        columns = tuple((known[name],) for name in names)
-        return EncodedText(self.owner, names, (EncodedPrompt(None, columns, torch.arange(len(names))),))
+        prompt = EncodedPrompt(None, tuple((columns[name],) for name in names), np.arange(len(names)))
+        return EncodedText(self.detector_id, names, (prompt,))
 
-    def _encode(self, prompt: Prompt, labels: Tensor) -> EncodedPrompt:
-        tokens = tokenize(prompt.caption, self.model.max_tokens)
+    def _encode(self, prompt: Prompt, labels: np.ndarray, *, phrases: bool = False) -> EncodedPrompt:
+        tokens = tokenize(prompt.caption, self.backend.max_tokens)
         with self._lock:
-            features = self._features.get(prompt.caption)
+            features = self._cache.get(prompt.caption)
             if features is not None:
-                self._features.move_to_end(prompt.caption)
+                self._cache.move_to_end(prompt.caption)
         if features is None:
-            ids = torch.tensor([tokens.ids], device=next(self.model.parameters()).device)
-            encoded = self.model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))
-            features = TextFeatures(encoded.hidden[0], encoded.mask[0])
+            features = self.backend.encode_text([tokens.ids])[0]
             with self._lock:
-                self._features[prompt.caption] = features
-                while len(self._features) > CACHED_PROMPTS:
-                    self._features.popitem(last=False)
-        found = [tuple(t) for t in token_map(prompt, tokens)]
-        if getattr(self.model, "words_alone", False):
-            used = sorted({t for own in found for t in own}) or [0]
-            features = TextFeatures(*(column[used] for column in features))
-            place = {t: i for i, t in enumerate(used)}
-            found = [tuple(place[t] for t in own) for own in found]
-        return EncodedPrompt(features, tuple(found), labels)
+                self._cache[prompt.caption] = features
+                while len(self._cache) > CACHED_PROMPTS:
+                    self._cache.popitem(last=False)
+        positions = [tuple(entry) for entry in token_map(prompt, tokens)]
+        if self.backend.tokens_are_independent:
+            used = sorted({token for entry in positions for token in entry}) or [0]
+            features = self.backend.select_tokens([features], [used])
+            rank = {token: i for i, token in enumerate(used)}
+            positions = [tuple(rank[token] for token in entry) for entry in positions]
+        return EncodedPrompt(features, tuple(positions), labels, phrases)
+
+    # ---- a text per image
+
+    def category_texts(
+        self, categories: Categories, distractors: Sequence[str], chunk_size: int | None, images: int | None
+    ) -> Iterator[EncodedText]:
+        """An endless series of one vocabulary, or one vocabulary per image.
+
+        Args:
+            categories: See `Detector.detect`.
+            distractors: Words that take part in the prompts only.
+            chunk_size: Names per prompt.
+            images: How many images there are; None when that is not known.
+
+        Raises:
+            PromptError: The categories can't become prompts, or there are not as many lists of them as images.
+            ConfigError: They were encoded by another detector.
+        """
+
+        def encode(item: Any) -> EncodedText:
+            if not isinstance(item, EncodedText):
+                names = part_names(item) if isinstance(item, str) else as_list(item, "categories")
+                return self.categories(names, as_list(distractors, "distractors"), chunk_size)
+            if chunk_size is not None or distractors:
+                raise ConfigError("these words are encoded already: give distractors and chunk_size to encode_text")
+            check_detector(item.detector_id, self.detector_id)
+            return item
+
+        if isinstance(categories, (str, EncodedText)):
+            return repeat(encode(categories))
+        items = as_list(categories, "categories")
+        if not items or not all(isinstance(item, (list, tuple, EncodedText)) for item in items):
+            return repeat(encode(items))  # names; one that is no string is refused with its position
+        _check_count(len(items), "lists of categories", images)
+        return (encode(item) for item in items)
+
+    def caption_texts(
+        self, captions: str | Iterable[str], phrases: Iterable[Any] | None, images: int | None
+    ) -> Iterator[EncodedText]:
+        """An endless series of one caption, or one caption per image; arguments as of `category_texts`."""
+        per_image = None if phrases is None else as_list(phrases, "phrases")
+        if isinstance(captions, str):
+            if per_image is None or not _is_nested(per_image):
+                return repeat(self.caption(captions, per_image))
+            captions = [captions] * len(per_image)
+        captions = as_list(captions, "captions")
+        _check_count(len(captions), "captions", images)
+        if per_image is not None and len(per_image) != len(captions):
+            raise PromptError(
+                f"{len(captions)} captions but {len(per_image)} lists of phrases: give one list per caption"
+            )
+        return map(self.caption, captions, per_image or [None] * len(captions))
 
 
-def stack(prompts: Sequence[EncodedPrompt]) -> TextFeatures | None:
-    """Features of several prompts as one batch, padded to the longest; None for the closed set."""
-    features = [p.features for p in prompts]
-    if features[0] is None:
-        return None
-    hidden = torch.nn.utils.rnn.pad_sequence([f.hidden for f in features if f is not None], batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([f.mask for f in features if f is not None], batch_first=True)
-    return TextFeatures(hidden, mask)
+def check_detector(detector_id: str, expected: str) -> None:
+    """Raise ConfigError when something was encoded by another detector."""
+    if detector_id != expected:
+        raise ConfigError("this was encoded by another detector: encode it with the one that uses it")
+
+
+def as_list(items: Any, what: str) -> list[Any]:
+    """The items as a list. Raises PromptError for one string, which would be split into its letters."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise PromptError(f"{what} must be a list, not {items!r:.60}")
+    return list(items)
+
+
+def _check_count(count: int, what: str, images: int | None) -> None:
+    if images is not None and count != images:
+        raise PromptError(f"{count} {what} for {images} images: give one per image, or one for all")
+
+
+def _is_nested(phrases: list[Any]) -> bool:
+    """Whether this is one list of phrases per image: every item is itself a list with a string inside."""
+    return bool(phrases) and all(isinstance(p, (list, tuple)) and any(isinstance(x, str) for x in p) for p in phrases)

@@ -148,7 +148,7 @@ def collate(
         views.append(view)
         dropped += view.dropped + int((~has_words).sum())
     return Batch(
-        images=pad_batch([normalise(v.image, preparation) for v in views], preparation.multiple),
+        images=torch.from_numpy(pad_batch([normalise(v.image, preparation) for v in views], preparation.multiple)),
         ids=ids,
         mask=mask,
         targets=targets,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from openglip.errors import ConfigError, DataError, OpenGLIPError
+from openglip.errors import ConfigError, DataError, TrainingError
 from openglip.runtime import from_first_rank, mean_over_ranks, pick_precision, rank, world_size
 from openglip.training import checkpoint
 from openglip.training.assign import Targets, assign
@@ -50,10 +50,6 @@ Evaluate = Callable[[nn.Module], Mapping[str, float]]
 Report = Callable[[str, Mapping[str, Any]], None]
 """Takes "train" or "evaluation", and the line."""
 MAX_BAD_STEPS = 10
-
-
-class TrainingError(OpenGLIPError, ArithmeticError):
-    """The loss is not finite any more; names the term and the batch."""
 
 
 @dataclass

@@ -83,7 +83,7 @@ def main() -> None:
     images = [prepare(read_image(image_content(image)), Nano.preparation) for _, image in drawn]
     if not images:
         raise DataError(f"{arguments.data} has no photo to look at that is not held out")
-    export(narrowed(wider, pad_batch(images, Nano.preparation.multiple)), arguments.output, ABOUT)
+    export(narrowed(wider, torch.from_numpy(pad_batch(images, Nano.preparation.multiple))), arguments.output, ABOUT)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +27,11 @@ from openglip.data.pack import Picture
 from openglip.errors import ConfigError, DataError
 from openglip.files import whole_file
 from openglip.images.read import read_image
-from openglip.model.postprocess import class_scores
+from openglip.model.head import TextFeatures
 from openglip.nano.model import PLACES, Nano
 from openglip.nano.second_look import CANDIDATES, SecondLook, read_points
-from openglip.predict.detector import Detector, phrase_candidates
-from openglip.predict.text import TextEncoder, stack
+from openglip.predict.detector import Detector
+from openglip.predict.text import TextEncoder
 from openglip.prompts.tokens import tokenize
 from openglip.structures.boxes import elementwise_giou, pairwise_iou
 from openglip.training.nano import ABOUT, captioned_photos, embedded_state, export, held_out
@@ -63,7 +64,7 @@ class Seen:
 @torch.inference_mode()
 def look(detector: Detector, picture: Picture, content: bytes) -> Seen:
     """Run the first stage on a photo for every phrase of its captions that has a box."""
-    model: Nano = detector.model
+    model = cast("Nano", detector.model)
     image = detector.encode(read_image(content))
     height, width = image.network_size
     spans = [(caption[p.begin : p.end], p.boxes) for caption, phrases in picture.captions for p in phrases if p.boxes]
@@ -71,14 +72,14 @@ def look(detector: Detector, picture: Picture, content: bytes) -> Seen:
     phrases = list(dict.fromkeys(text for text, _ in spans))
     boxes = torch.zeros(len(phrases), CANDIDATES, 4)
     scores, words = torch.zeros(len(phrases), CANDIDATES), []
-    for prompt in TextEncoder(model, detector).phrases(phrases) if phrases else ():
-        text = stack([prompt])
-        assert text is not None
-        outputs = model.align(image.pyramid, text)
-        words.append(model.phrases(image.pyramid, text.hidden[0], prompt.token_map))
-        word_scores = class_scores(outputs.logits[0], prompt.token_map, model.aggregation)
-        anchors, none = model.anchors(outputs.sizes), torch.zeros(len(prompt.labels))
-        found = phrase_candidates(model, outputs, 0, word_scores, anchors, image.network_size, none)
+    pyramid = cast("list[Tensor]", image.maps)
+    encoder = TextEncoder(detector.backend, detector.id)
+    for prompt in encoder.phrases_alone(phrases) if phrases else ():
+        hidden, mask = cast("TextFeatures", prompt.tokens)
+        outputs = model.align(pyramid, TextFeatures(hidden[None], mask[None]))
+        words.append(model.phrases(pyramid, hidden, prompt.token_map))
+        none = [0.0] * len(prompt.labels)
+        found = model.phrase_candidates(outputs, 0, prompt.token_map, image.network_size, none)
         for label, row in enumerate(prompt.labels.tolist()):
             own = (found.labels == label).nonzero()[:CANDIDATES, 0]
             boxes[row, : len(own)], scores[row, : len(own)] = found.boxes[own], found.scores[own]
@@ -86,7 +87,7 @@ def look(detector: Detector, picture: Picture, content: bytes) -> Seen:
     true = torch.tensor(picture.boxes, dtype=torch.float32).reshape(-1, 4) * size.repeat(2)
     dim = model.keys.out_channels
     return Seen(
-        [level[0, : 2 * dim].half() for level in image.pyramid[:3]],
+        [level[0, : 2 * dim].half() for level in pyramid[:3]],
         size.float(),
         boxes,
         scores,

@@ -1,204 +1,142 @@
-"""Fetch weights files: cache, resumed download with progress on stderr, verified hash, and nothing of it offline."""
+"""Weights files on this machine: the embedded ones, and downloads from the Hugging Face hub with a verified hash."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 import re
+import shutil
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Mapping
-from email.message import Message
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import IO
 
 from openglip.errors import WeightsError, WeightsNotFoundError
+from openglip.files import file_sha256, whole_file
 from openglip.weights.records import WeightsRecord
 
-_BLOCK = 1 << 20
-_TIMEOUT = 30.0
-_TRIES = 5
 _TRUE = {"1", "on", "yes", "true"}
 
 
 def cache_dir() -> Path:
-    """Folder where downloads lie: OPENGLIP_CACHE, or `openglip` in the user's cache folder."""
-    chosen = os.environ.get("OPENGLIP_CACHE")
-    if chosen:
+    """Folder of the downloads: OPENGLIP_CACHE, or `openglip` in the user's cache folder."""
+    if chosen := os.environ.get("OPENGLIP_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openglip"
 
 
 def offline() -> bool:
-    """True when OPENGLIP_OFFLINE or HF_HUB_OFFLINE forbids the network."""
+    """Whether OPENGLIP_OFFLINE or HF_HUB_OFFLINE forbids the network."""
     return any(os.environ.get(name, "").lower() in _TRUE for name in ("OPENGLIP_OFFLINE", "HF_HUB_OFFLINE"))
 
 
 def embedded_file(name: str) -> Path:
-    """Path of a weights file inside the package, there or not."""
+    """Path of a weights file inside the package, whether it exists or not."""
     return Path(str(resources.files("openglip.weights").joinpath("embedded", name)))
 
 
 def cached(record: WeightsRecord) -> Path | None:
-    """Path of the record's file where it is on this machine already: our cache, then the hub client's own."""
+    """Path of the record's file if it is on this machine: in our cache, else in the hub client's."""
     if record.file is None:
         return None
-    own = cache_dir() / record.file
-    if own.is_file():
-        return own
+    path = cache_dir() / record.file
+    if path.is_file():
+        return path
     if record.hub is None:
         return None
     from huggingface_hub import try_to_load_from_cache  # late: costs 0.3 s
 
-    found = try_to_load_from_cache(record.hub, record.file)
-    return Path(found) if isinstance(found, str) else None
+    hub_path = try_to_load_from_cache(record.hub, record.file)
+    return Path(hub_path) if isinstance(hub_path, str) else None
 
 
 def fetch(record: WeightsRecord, *, quiet: bool = False) -> Path:
-    """Path of the record's file, downloaded first when it is not on this machine.
+    """Path of the record's file, which is downloaded first if it is not on this machine.
 
-    The file appears under its name only when it is whole and its hash is right; an interrupted download stays as
-    `FILE.part` and the next call continues it. The hash lies beside the file as `FILE.sha256`, as sha256sum writes it.
-    Raises WeightsNotFoundError when there is no file or no network (the message says which file to put where), and
-    WeightsError when the hash is another one.
+    The file gets its name in `cache_dir` only when it is whole and its hash is verified; the hash is written to
+    `FILE.sha256`, as sha256sum does. Of several processes one downloads and the others wait.
+
+    Args:
+        record: The weights.
+        quiet: Print neither a line about the download nor a progress bar.
+
+    Raises:
+        WeightsNotFoundError: No file was released, or it can't be downloaded; the message says which file to put where.
+        WeightsError: The download has another hash than expected.
     """
     if record.file is None or record.hub is None:
         raise WeightsNotFoundError(
             f"no weights of {record.model} were released: pass weights=PATH of your own, or weights='random'"
         )
-    found = cached(record)
-    if found is not None:
-        return found
-    target = cache_dir() / record.file
+    if path := cached(record):
+        return path
     from huggingface_hub import hf_hub_url
 
-    # The variable is passed on here because the hub client reads it at its own import only.
-    url = hf_hub_url(record.hub, record.file, endpoint=os.environ.get("HF_ENDPOINT") or None)
+    target = cache_dir() / record.file
+    endpoint = os.environ.get("HF_ENDPOINT") or None  # read here because the hub client reads it at its import only
+    url = hf_hub_url(record.hub, record.file, endpoint=endpoint)
+    by_hand = f"put the file {record.file} (from {url}) at {target}, or pass weights=PATH"
+    missing = f"the weights of {record.model} are not on this machine and"
     if offline():
-        raise WeightsNotFoundError(_by_hand(record, target, url, "the network is switched off (OPENGLIP_OFFLINE)"))
+        raise WeightsNotFoundError(f"{missing} the network is switched off (OPENGLIP_OFFLINE): {by_hand}")
     if not quiet:
         sys.stderr.write(f"openglip: downloading the weights of {record.model}: {url} -> {target}\n")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
     try:
-        stated = _download(url, part, quiet=quiet)
-    except (OSError, http.client.HTTPException) as error:
-        raise WeightsNotFoundError(_by_hand(record, target, url, f"the download failed ({error})")) from error
-    digest = sha256(part)
-    expected = record.sha256 or stated
-    if expected is not None and digest != expected:
-        part.unlink()
-        raise WeightsError(
-            f"{url}: the download has sha256 {digest}, {expected} was expected. It was removed; try again, and if it "
-            "fails again the file at the hub is another one than this version of openglip knows"
-        )
-    target.with_name(target.name + ".sha256").write_text(f"{digest}  {target.name}\n", encoding="utf-8")
-    os.replace(part, target)
+        with _progress_bars(not quiet):
+            _download(record, url, endpoint, target)
+    except WeightsError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsNotFoundError(f"{missing} the download failed ({reason}): {by_hand}") from error
     return target
 
 
-def sha256(path: Path) -> str:
-    """Hash of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def expected_hash(record: WeightsRecord, path: Path) -> str | None:
-    """Hash that the file should have: of the record, else the one noted when it was downloaded, else None."""
+    """SHA-256 that a file should have: the record's, else the one written down at its download, else None."""
     if record.sha256:
         return record.sha256
     note = path.with_name(path.name + ".sha256")
     return note.read_text(encoding="utf-8").split()[0] if note.is_file() else None
 
 
-def _by_hand(record: WeightsRecord, target: Path, url: str, reason: str) -> str:
-    return (
-        f"the weights of {record.model} are not on this machine and {reason}: put the file {record.file} "
-        f"(from {url}) at {target}, or pass weights=PATH"
-    )
+def _download(record: WeightsRecord, url: str, endpoint: str | None, target: Path) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download
+    from huggingface_hub.utils import WeakFileLock
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.download")
+    with WeakFileLock(target.with_name(f".{target.name}.lock")):
+        if target.is_file():  # another process has downloaded it meanwhile
+            return
+        metadata = get_hf_file_metadata(url)
+        hub, file, revision = str(record.hub), str(record.file), metadata.commit_hash
+        download = Path(hf_hub_download(hub, file, revision=revision, endpoint=endpoint, local_dir=folder))
+        # The tag of a large file is its SHA-256; the one of a small file is a git hash.
+        stated = metadata.etag if re.fullmatch("[0-9a-f]{64}", metadata.etag or "") else None
+        digest, expected = file_sha256(download), record.sha256 or stated
+        if expected is not None and digest != expected:
+            shutil.rmtree(folder)
+            raise WeightsError(
+                f"{url}: the download has sha256 {digest}, {expected} was expected. It was removed; try again, and if "
+                "it fails again the file at the hub is not the one that this version of openglip was made for"
+            )
+        with whole_file(target.with_name(target.name + ".sha256")) as note:
+            note.write(f"{digest}  {target.name}\n")
+        os.replace(download, target)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps the hash that the hub states on its own answer, not on the store's behind it."""
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Hide the hub client's progress bars, unless they are to be shown (which it does on a terminal only)."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    stated: str | None = None
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        self.stated = self.stated or _stated_hash(headers)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # pyright: ignore[reportArgumentType]
-
-
-def _stated_hash(headers: Mapping[str, str] | Message) -> str | None:
-    """sha256 in the hub's headers; the plain ETag of small files is a git hash and is not taken for one."""
-    for name in ("X-Linked-Etag", "ETag"):
-        value = (headers.get(name) or "").removeprefix("W/").strip('"').lower()
-        if re.fullmatch(r"[0-9a-f]{64}", value):
-            return value
-    return None
-
-
-def _download(url: str, part: Path, *, quiet: bool) -> str | None:
-    """Fill `part` to its full length, trying again after a lost connection; returns the stated hash."""
-    for attempt in range(_TRIES):
-        before = part.stat().st_size if part.exists() else 0
-        try:
-            return _continue(url, part, quiet=quiet)
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and before:  # nothing is left to send, or the part is of another file: begin anew
-                part.unlink()
-                continue
-            raise
-        except (OSError, http.client.HTTPException):
-            moved = part.exists() and part.stat().st_size > before
-            if attempt + 1 == _TRIES or not moved:
-                raise
-            time.sleep(0.2)
-    raise OSError(f"{url}: gave up after {_TRIES} tries")
-
-
-def _continue(url: str, part: Path, *, quiet: bool) -> str | None:
-    """One request for what is missing of `part`. Raises OSError when the answer ends early."""
-    have = part.stat().st_size if part.exists() else 0
-    redirects = _Redirects()
-    headers = {"User-Agent": "openglip", **({"Range": f"bytes={have}-"} if have else {})}
-    request = urllib.request.Request(url, headers=headers)
-    with urllib.request.build_opener(redirects).open(request, timeout=_TIMEOUT) as answer:
-        if answer.status != 206:  # the whole file comes, so what is there does not count
-            have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file:
-            blocks = iter(lambda: answer.read(_BLOCK), b"")
-            for block in _progress(blocks, part.stem, have, total, quiet=quiet):
-                file.write(block)
-        if total is not None and part.stat().st_size < total:
-            raise OSError(f"the connection ended after {part.stat().st_size:,} of {total:,} bytes")
-        return redirects.stated or _stated_hash(answer.headers)
-
-
-def _progress(blocks: Iterable[bytes], name: str, have: int, total: int | None, *, quiet: bool) -> Iterable[bytes]:
-    """The blocks, with a bar on stderr meanwhile (none when stderr is not a terminal)."""
-    if quiet or not sys.stderr.isatty():
-        yield from blocks
+    if shown or are_progress_bars_disabled():
+        yield
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total, completed=have)
-        for block in blocks:
-            yield block
-            bar.advance(task, len(block))
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

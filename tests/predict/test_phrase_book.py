@@ -13,10 +13,10 @@ import pytest
 from openglip.errors import PromptError
 from openglip.labelling import shards
 from openglip.labelling.inputs import Pair, Shard
-from openglip.labelling.phrasebook import PhraseBook
 from openglip.labelling.shards import LabelSettings, label_shard
 from openglip.labelling.teacher import Task, Teacher, TeacherSettings
 from openglip.predict.detector import Detector, load
+from openglip.predict.phrase_book import PhraseBook
 
 PHOTOS = sorted((Path(__file__).parents[2] / "examples" / "photos").glob("*.jpg"))[:2]
 CAPTIONS = ["A man and a dog", "A dog beside the car", "two people", "a dog"]
@@ -88,14 +88,14 @@ def test_a_shard_has_the_same_bytes_whatever_came_before(detector: Detector, tmp
 def test_what_was_learned_is_bounded_and_long_lists_are_parted(
     detector: Detector, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openglip.labelling.phrasebook.PHRASES", 100)
-    book = PhraseBook(detector)
+    monkeypatch.setattr("openglip.predict.phrase_book.MAX_PHRASES", 100)
+    book = PhraseBook(detector.backend, detector.id)
     words = [f"a thing {i}" for i in range(90)]
     for _ in range(2):
         book.learn(words)
     assert calls["encode_text"] == 90
     text = book.text(words)
-    assert [len(p.features.mask) <= 256 for p in text.prompts if p.features] == [True, True]
+    assert [len(p.tokens.mask) <= 256 for p in text.prompts if p.tokens] == [True, True]
     assert np.concatenate([p.labels for p in text.prompts]).tolist() == list(range(90))
     book.learn([f"another {i}" for i in range(20)])
     with pytest.raises(KeyError):
