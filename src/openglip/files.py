@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ TEMPORARY_SUFFIX = ".tmp"
 
 
 @contextmanager
-def whole_path(path: StrPath) -> Iterator[Path]:
+def whole_path(path: StrPath) -> Generator[Path]:
     """A temporary path in the folder of `path`; what was written there gets its final name when the block succeeds.
 
     Use it for libraries that write to a path. The folder is made if it is not there. The temporary name is short, so
@@ -49,7 +49,7 @@ def whole_path(path: StrPath) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: StrPath, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+def whole_file(path: StrPath, mode: str = "w", **options: Any) -> Generator[IO[Any]]:
     """Open a file for writing under a temporary name; it gets its final name when the block succeeds.
 
     Args:
@@ -121,7 +121,7 @@ class FileSlice:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Generator[None]:
     """Make a folder and keep other processes that ask for its lock out of it.
 
     The lock ends with its process, however that ends. Some network disks have no locks: a warning says so.

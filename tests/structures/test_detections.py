@@ -60,7 +60,7 @@ def test_they_can_not_be_changed() -> None:
         ({"boxes": np.zeros((3, 5))}, "N x 4, N and N"),
         ({"labels": [0, 1, 2]}, r"0\.\.1"),
         ({"labels": [0, -1, 0]}, r"0\.\.1"),
-        ({"scores": [0.5, 0.6, 0.1]}, "falling"),
+        ({"scores": [0.5, 0.6, 0.1]}, "descending"),
         ({"scores": [np.nan, 0.6, 0.1]}, "finite"),
         ({"phrase_spans": [[(0, 3)]]}, "1 phrase spans for 2"),
     ],

@@ -1,7 +1,7 @@
-"""Boxes: N x 4 arrays of x1, y1, x2, y2 in pixels, x right, y down, x2 and y2 outside the box (width = x2 - x1).
+"""Boxes: N x 4 arrays of x1, y1, x2, y2 in pixels, x right, y down, width = x2 - x1.
 
-plus_one: count corners as pixels that belong to the box (width = x2 - x1 + 1), the convention inside GLIP and of COCO's
-oldest tools. The first half takes numpy arrays, `pairwise_*` take tensors.
+Functions with `plus_one` can count both corners as pixels of the box (width = x2 - x1 + 1), which is the convention
+inside GLIP and of COCO's oldest tools. `pairwise_iou` and `elementwise_giou` take tensors, the others numpy arrays.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def area(boxes: np.ndarray, plus_one: bool = False) -> np.ndarray:
-    """N areas; 0 where a box has no width or height."""
+    """Areas, N values; 0 where a box has no width or height."""
     sides = np.clip(boxes[:, 2:] - boxes[:, :2] + int(plus_one), 0, None)
     return sides[:, 0] * sides[:, 1]
 
 
 def iou(a: np.ndarray, b: np.ndarray, plus_one: bool = False) -> np.ndarray:
-    """N x M intersection over union of two sets; 0 where both boxes are empty."""
+    """Intersection over union, N x M, of two sets of boxes; 0 where both boxes are empty."""
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + int(plus_one)
     sides = np.clip(sides, 0, None)  # N M 2
     shared = sides[..., 0] * sides[..., 1]
@@ -40,23 +40,23 @@ def xyxy_to_xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 def clip(boxes: np.ndarray, height: float, width: float) -> np.ndarray:
-    """Boxes cut at the borders of a picture; what lies outside becomes empty and stays in its row."""
+    """Boxes cut at the borders of an image; a box outside of it becomes empty and stays in its row."""
     return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
 
 
 def scale(boxes: np.ndarray, sx: float, sy: float) -> np.ndarray:
-    """Boxes of a picture that is stretched by sx along x and sy along y."""
+    """Boxes of an image that is stretched by sx along x and sy along y."""
     return boxes * np.array([sx, sy, sx, sy], boxes.dtype)
 
 
 def pairwise_iou(a: Tensor, b: Tensor, plus_one: bool = False) -> Tensor:
-    """N x M intersection over union of two sets of boxes; 0 where both are empty."""
+    """Intersection over union, N x M, of two sets of boxes; 0 where both boxes are empty."""
     shared, union = _shared_and_union(a[:, None], b[None, :], plus_one)
     return (shared / union).nan_to_num(nan=0.0)
 
 
 def elementwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """N generalised IoUs (-1..1) of the i-th box of both sets; plain widths. Source: Rezatofighi et al. 2019."""
+    """Generalised IoU, N values in -1..1, of the i-th box of both sets. Source: Rezatofighi et al. 2019."""
     shared, union = _shared_and_union(a, b, False)
     hull = (a[:, 2:].maximum(b[:, 2:]) - a[:, :2].minimum(b[:, :2])).prod(1)
     return shared / union.clamp(min=1e-7) - (hull - union) / hull.clamp(min=1e-7)

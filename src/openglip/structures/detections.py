@@ -1,4 +1,4 @@
-"""What a detector found on one image."""
+"""`Detections`: the boxes, scores and names of one image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
 import numpy as np
 from PIL import Image
@@ -16,15 +16,24 @@ from openglip.errors import DataError, ImageError, MissingExtraError
 from openglip.files import StrPath, whole_file
 from openglip.images.read import ImageSource, read_image
 from openglip.structures.draw import draw
+from openglip.structures.sample import Spans
 
 if TYPE_CHECKING:
     import supervision
 
-Spans = tuple[tuple[int, int], ...]
+
+_ARRAYS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64}
 
 
 class Detection(NamedTuple):
-    """One box: xyxy in pixels of the upright image, score, index into the vocabulary, name."""
+    """One box of a `Detections`.
+
+    Attributes:
+        box: x1, y1, x2, y2 in pixels of the upright image.
+        score: From 0 to 1.
+        label: Index into the vocabulary.
+        name: The caller's string.
+    """
 
     box: np.ndarray
     score: float
@@ -34,13 +43,21 @@ class Detection(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """Boxes, scores and names on one image; immutable.
+    """Boxes, scores and names of one image; immutable.
 
-    boxes: N x 4 float32, xyxy in pixels of the upright original image, widths are x2 - x1. scores: N float32, falling.
-    labels: N int64, index into vocabulary. vocabulary: the caller's own categories or phrases. image_size: (height,
-    width), None when the image could not be read. caption, phrase_spans (per vocabulary entry its half-open character
-    ranges): after `ground`, else None. source: the image's path, if it has one. error: why there is nothing.
-    Raises DataError when the parts do not fit together.
+    Attributes:
+        boxes: N x 4 float32, xyxy in pixels of the upright original image; widths are x2 - x1.
+        scores: N float32 in descending order.
+        labels: N int64, index into `vocabulary`.
+        vocabulary: The caller's categories or phrases.
+        image_size: (height, width); None if the image could not be read.
+        caption: The caption, after `ground`.
+        phrase_spans: The character ranges of each phrase of the vocabulary in `caption`, after `ground`.
+        source: The image's path, if it has one.
+        error: Why there are no detections, if the image could not be read.
+
+    Raises:
+        DataError: The fields do not fit together.
     """
 
     boxes: np.ndarray
@@ -54,10 +71,10 @@ class Detections:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        boxes = np.array(self.boxes, np.float32).reshape(-1, 4) if np.size(self.boxes) == 0 else self.boxes
-        arrays = {"boxes": (boxes, np.float32), "scores": (self.scores, np.float32), "labels": (self.labels, np.int64)}
-        for name, (values, dtype) in arrays.items():
-            values = np.array(values, dtype)
+        for name, dtype in _ARRAYS.items():
+            values = np.array(getattr(self, name), dtype)
+            if name == "boxes" and values.size == 0:
+                values = values.reshape(-1, 4)
             values.flags.writeable = False
             object.__setattr__(self, name, values)
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
@@ -76,16 +93,17 @@ class Detections:
         if not (np.isfinite(self.boxes).all() and np.isfinite(self.scores).all()):
             raise DataError("boxes and scores must be finite")
         if (np.diff(self.scores) > 0).any():
-            raise DataError("scores must be falling: sort boxes, scores and labels by score")
+            raise DataError("scores must be in descending order: sort boxes, scores and labels by score")
         if count and not (self.labels.min() >= 0 and self.labels.max() < len(self.vocabulary)):
-            raise DataError(f"labels must be in 0..{len(self.vocabulary) - 1}, the places in the vocabulary")
+            raise DataError(f"labels must be in 0..{len(self.vocabulary) - 1}, the indices of the vocabulary")
         if self.phrase_spans is not None and len(self.phrase_spans) != len(self.vocabulary):
             raise DataError(f"{len(self.phrase_spans)} phrase spans for {len(self.vocabulary)} phrases")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The caller's own string per detection."""
-        return tuple(self.vocabulary[label] for label in self.labels)
+        """The caller's string of each detection."""
+        labels: list[int] = self.labels.tolist()
+        return tuple(self.vocabulary[label] for label in labels)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -98,24 +116,25 @@ class Detections:
     @overload
     def __getitem__(self, index: slice | np.ndarray | Sequence[bool]) -> Detections: ...
     def __getitem__(self, index: int | slice | np.ndarray | Sequence[bool]) -> Detection | Detections:
-        """One Detection for an integer; fewer Detections, in the same order, for a slice or a boolean mask."""
+        """One `Detection` for an integer; a `Detections` of some boxes for a slice, indices or a boolean mask."""
         if isinstance(index, (int, np.integer)):
             label = int(self.labels[index])
             return Detection(self.boxes[index], float(self.scores[index]), label, self.vocabulary[label])
-        kept = index if isinstance(index, slice) else np.asarray(index)
-        if isinstance(kept, np.ndarray) and kept.size == 0:
-            kept = kept.astype(np.int64)
-        return replace(self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept])
+        rows = index if isinstance(index, slice) else np.asarray(index)
+        if isinstance(rows, np.ndarray) and rows.size == 0:
+            rows = rows.astype(np.int64)
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
             return NotImplemented
-        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
-        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+        same_arrays = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in _ARRAYS)
+        rest = [f.name for f in fields(self) if f.name not in _ARRAYS]
+        return same_arrays and all(getattr(self, name) == getattr(other, name) for name in rest)
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __reduce__(self) -> tuple:  # an unpickled array would be writable
+    def __reduce__(self) -> tuple[type[Detections], tuple[Any, ...]]:  # an unpickled array would be writable
         return Detections, tuple(getattr(self, f.name) for f in fields(self))
 
     def __repr__(self) -> str:
@@ -134,42 +153,56 @@ class Detections:
         min_side: float = 0,
         top_k: int | None = None,
     ) -> Detections:
-        """Keep what passes all of these: score of at least `threshold` (a number, or per name; names that it lacks
-        pass), one of `names`, both sides of at least `min_side` pixels, the best `top_k` of the rest.
+        """The detections that fulfil every given condition.
 
-        Raises DataError for a name that is not in the vocabulary and a negative `top_k`.
+        Args:
+            threshold: Least score: one number, or one per name; names without a number pass.
+            names: The names to keep.
+            min_side: Least width and height, in pixels.
+            top_k: Number of detections to keep, the best of those that fulfil the other conditions.
+
+        Raises:
+            DataError: A name is not in the vocabulary, or `top_k` is negative.
         """
         if top_k is not None and top_k < 0:
             raise DataError(f"top_k is {top_k}; it must be at least 0, or None for no cap")
-        asked = [*(names or ()), *(threshold if isinstance(threshold, Mapping) else ())]
-        for name in asked:
+        for name in (*(names or ()), *(threshold if isinstance(threshold, Mapping) else ())):
             if name not in self.vocabulary:
                 raise DataError(f"{name!r} is not in the vocabulary: {', '.join(self.vocabulary)}")
-        kept = np.all(self.boxes[:, 2:] - self.boxes[:, :2] >= min_side, axis=1)
+        mask = np.all(self.boxes[:, 2:] - self.boxes[:, :2] >= min_side, axis=1)
         if isinstance(threshold, Mapping):
-            kept &= self.scores >= np.array([threshold.get(n, -np.inf) for n in self.names])
+            mask &= self.scores >= np.array([threshold.get(n, -np.inf) for n in self.names])
         elif threshold is not None:
-            kept &= self.scores >= np.float32(threshold)
+            mask &= self.scores >= np.float32(threshold)
         if names is not None:
-            kept &= np.array([n in set(names) for n in self.names], bool)
-        return self[np.asarray(kept)][:top_k]
+            mask &= np.array([n in set(names) for n in self.names], bool)
+        return self[np.asarray(mask)][:top_k]
 
-    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict]:
-        """COCO results: image_id, category_id, bbox (x, y, width, height), score.
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The detections as COCO results: image_id, category_id, bbox (x, y, width, height), score.
 
-        category_ids: id of each vocabulary entry; None: its place counted from 1.
+        Args:
+            image_id: Id of the image.
+            category_ids: Id of each entry of the vocabulary. None: its index counted from 1.
+
+        Raises:
+            DataError: There are more or fewer ids than entries.
         """
         if category_ids is not None and len(category_ids) != len(self.vocabulary):
             raise DataError(f"{len(category_ids)} category ids for {len(self.vocabulary)} categories")
-        rows = []
+        ids = range(1, len(self.vocabulary) + 1) if category_ids is None else category_ids
+        rows: list[dict[str, Any]] = []
         for (x1, y1, x2, y2), score, label in zip(self.boxes.tolist(), self.scores, self.labels.tolist(), strict=True):
-            category = label + 1 if category_ids is None else category_ids[label]
             box = [x1, y1, x2 - x1, y2 - y1]
-            rows.append({"image_id": image_id, "category_id": category, "bbox": box, "score": float(score)})
+            rows.append({"image_id": image_id, "category_id": ids[label], "bbox": box, "score": float(score)})
         return rows
 
     def to_supervision(self) -> supervision.Detections:
-        """The same as `supervision.Detections`, names in data["class_name"]. Needs the extra `supervision`."""
+        """The detections as `supervision.Detections`, with the names in `data["class_name"]`.
+
+        Raises:
+            MissingExtraError: The extra `supervision` is not installed.
+        """
         try:
             import supervision
         except ImportError as error:
@@ -182,10 +215,10 @@ class Detections:
         )
 
     def to_json(self) -> str:
-        """One line of JSON (INTERFACE 3); `from_json` gives back the same values bit for bit."""
+        """One line of JSON, from which `from_json` restores the same values bit for bit."""
         height, width = self.image_size or (None, None)
         rows = [
-            {"box": [_short(x) for x in box], "score": _short(score), "label": int(label), "name": name}
+            {"box": [_shortest(x) for x in box], "score": _shortest(score), "label": int(label), "name": name}
             for box, score, label, name in zip(self.boxes, self.scores, self.labels, self.names, strict=True)
         ]
         line = {
@@ -204,14 +237,18 @@ class Detections:
 
     @classmethod
     def from_json(cls, line: str) -> Detections:
-        """Read a line of `to_json`. Raises DataError when it is not one."""
+        """Read a line of `to_json`.
+
+        Raises:
+            DataError: It is no such line.
+        """
         try:
             row = json.loads(line)
-            found = row["detections"]
+            detections = row["detections"]
             return cls(
-                boxes=np.array([d["box"] for d in found], np.float32),
-                scores=np.array([d["score"] for d in found], np.float32),
-                labels=np.array([d["label"] for d in found], np.int64),
+                boxes=np.array([d["box"] for d in detections], np.float32),
+                scores=np.array([d["score"] for d in detections], np.float32),
+                labels=np.array([d["label"] for d in detections], np.int64),
                 vocabulary=tuple(row["vocabulary"]),
                 image_size=None if row["height"] is None else (row["height"], row["width"]),
                 caption=row["caption"],
@@ -278,14 +315,14 @@ class Detections:
 
     def _repr_png_(self) -> bytes | None:
         try:
-            picture = self.plot()
+            drawing = self.plot()
         except (ImageError, OSError):
             return None  # notebooks then show the text
-        picture.thumbnail((1200, 1200))
+        drawing.thumbnail((1200, 1200))
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        drawing.save(file, "PNG")
         return file.getvalue()
 
 
-def _short(value: np.float32) -> float:
-    return float(str(value))  # the shortest digits that give the same float32
+def _shortest(value: np.float32) -> float:
+    return float(str(value))  # the shortest digits from which the same float32 is read
