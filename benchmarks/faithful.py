@@ -25,6 +25,7 @@ from openglip.model.bert import BertLayer
 from openglip.model.dyhead import DyConv
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
+from openglip.model.mode import plain_formulas
 from openglip.model.postprocess import best_candidates, class_scores, suppress
 from openglip.predict.backends.torch import to_arrays
 from openglip.predict.detector import Detector
@@ -111,9 +112,8 @@ def main() -> None:
             models[precision], calls[precision] = detector.model, ours
 
         def faithful(names: list[str] = names) -> None:
-            model.use_plain()
-            faithful_detect(model, image, names)
-            model.use_plain(False)
+            with plain_formulas():
+                faithful_detect(model, image, names)
 
         models["faithful"], calls["faithful"] = model, faithful
         seconds = in_turn(calls, rounds)

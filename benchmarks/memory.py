@@ -25,6 +25,7 @@ def child(name: str, path: str) -> None:
     """Load a model with random weights, make one call with COCO-80 at 800 x 1344, print the bytes."""
     from faithful import PROMPTS, faithful_detect
 
+    from openglip.model.mode import plain_formulas
     from openglip.predict.detector import Detector
     from openglip.weights.load import load_model
 
@@ -43,7 +44,8 @@ def child(name: str, path: str) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     if path == "faithful":
-        faithful_detect(model.use_plain(), image, PROMPTS["coco-80"])  # type: ignore[union-attr]
+        with plain_formulas():
+            faithful_detect(model, image, PROMPTS["coco-80"])
     else:
         detector.detect(image, PROMPTS["coco-80"], threshold=0)
     stop.set()

@@ -7,6 +7,8 @@ Tolerances are those of the goldens' README: 1e-4 for image and text encoders, 5
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from openglip.model.dyhead import to_maps
 from openglip.model.glip import GLIP
 from openglip.model.head import HeadOutputs
+from openglip.model.mode import plain_formulas
 from openglip.model.postprocess import best_candidates, class_scores, suppress
 from openglip.predict.backends.base import BoxArrays
 from openglip.predict.backends.torch import to_arrays
@@ -66,6 +69,10 @@ class Run:
         assert np.abs(value.numpy() - expected).max() < tolerance, name
 
 
+def formulas(plain: bool) -> AbstractContextManager[None]:
+    return plain_formulas() if plain else nullcontext()
+
+
 @pytest.fixture(scope="module", params=VARIANTS)
 def run(request: pytest.FixtureRequest) -> Run:
     return Run(request.param)
@@ -74,9 +81,9 @@ def run(request: pytest.FixtureRequest) -> Run:
 @pytest.mark.parametrize("plain", [False, True])
 def test_every_stage(run: Run, plain: bool):
     batch, ids = run.inputs("det")
-    model, limit = run.model.use_plain(plain), run.factor
+    model, limit = run.model, run.factor
     text = None
-    with torch.no_grad():
+    with torch.no_grad(), formulas(plain):
         if ids is not None:
             text = model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))
             run.compare("det/text/hidden", text.hidden[:1], 1e-4)
@@ -117,8 +124,8 @@ def test_every_stage(run: Run, plain: bool):
 def test_heads(run: Run, case: str, plain: bool):
     if case not in run.cases:
         pytest.skip("the closed set has no caption")
-    run.model.use_plain(plain)
-    out = run.forward(case)
+    with formulas(plain):
+        out = run.forward(case)
     closed = run.model.categories is not None
     start = 0
     for name, (h, w) in zip(LEVELS, out.sizes, strict=True):
@@ -139,7 +146,6 @@ def test_heads(run: Run, case: str, plain: bool):
 def test_scores_and_detections(run: Run, case: str):
     if case not in run.cases:
         pytest.skip("the closed set has no caption")
-    run.model.use_plain(False)
     out, info = run.forward(case), run.cases[case]
     token_map = list(info["label_to_tokens"].values()) if run.model.categories is None else [[k] for k in range(80)]
     tags = {"default": "mean", "MAX": "max", "MEAN_classnum100": "mean", "POWER_classnum100": "power"}
@@ -220,7 +226,8 @@ def test_fast_path_equals_the_plain_one_at_odd_sizes(height: int, width: int):
     images, ids = torch.randn(2, 3, height, width), torch.tensor([[101, 4937, 1012, 102], [101, 3899, 102, 0]])
     with torch.no_grad():
         fast = model(images, ids, ids > 0)
-        plain = model.use_plain()(images, ids, ids > 0)
+        with plain_formulas():
+            plain = model(images, ids, ids > 0)
     real = (ids > 0)[:, None].expand_as(fast.logits)
     assert (fast.logits - plain.logits)[real].abs().max() < 1e-4
     assert (fast.box_regression - plain.box_regression).abs().max() < 1e-4
@@ -233,8 +240,9 @@ def test_plain_and_fast_gradients_agree():
     images, ids = torch.randn(1, 3, 65, 97), torch.tensor([[101, 4937, 1012, 3899, 102]])
     gradients = []
     for plain in (True, False):
-        model.use_plain(plain).zero_grad()
-        out = model(images, ids, ids > 0)
+        model.zero_grad()
+        with formulas(plain):
+            out = model(images, ids, ids > 0)
         (out.logits.square().mean() + out.box_regression.square().mean() + out.centerness.square().mean()).backward()
         gradients.append({k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

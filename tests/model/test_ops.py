@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from openglip.model.deform import (
 from openglip.model.dyhead import DyConv, DynamicReLU, to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.fusion import Fusion
+from openglip.model.mode import plain_formulas
 from openglip.model.postprocess import ScoredBoxes, suppress
 from openglip.model.swin import Swin, SwinStage, shift_mask
 from openglip.runtime import torchvision_nms
@@ -108,10 +110,9 @@ def test_dynamic_relu():
 def test_dyhead_layer(case: str, plain: bool):
     z = arrays("dyconv", case)
     module = load(DyConv(32), z)
-    module.plain = plain  # type: ignore[assignment]
     maps = [z[f"input/{i}"] for i in range(len([k for k in z if k.startswith("input/")]))]
     sizes = [tuple(m.shape[-2:]) for m in maps]
-    with torch.no_grad():
+    with torch.no_grad(), plain_formulas() if plain else nullcontext():
         outputs = to_maps(module(to_sequence(maps), sizes), sizes)
     for i, output in enumerate(outputs):
         assert difference(output, z[f"output/{i}"]) < TOLERANCE
@@ -123,8 +124,7 @@ def test_fusion(case: str, path: str):
     z = arrays("fusion", case)
     maps = [z[f"input_visual/{i}"] for i in range(5)]
     module = load(Fusion(32, 48, 64, int(z["num_heads"]), layer_scale=1.0), z)
-    module.attn.plain = path == "plain"  # type: ignore[union-attr]
-    with torch.set_grad_enabled(path == "folded"):
+    with torch.set_grad_enabled(path == "folded"), plain_formulas() if path == "plain" else nullcontext():
         v, text = module(to_sequence(maps), z["input_text"], z["text_mask"].bool())
     real = z["text_mask"].bool()  # what padding becomes is never read
     assert difference(text[real], z["output_text"][real]) < TOLERANCE
@@ -141,8 +141,8 @@ def test_fast_fusion_and_its_gradients_equal_the_formula(positions: int, tokens:
     mask = torch.arange(tokens) < torch.tensor([[tokens], [max(1, tokens - 3)]])
     results = {}
     for plain in (True, False):
-        module.attn.plain = plain
-        out = module(v, text, mask)
+        with plain_formulas() if plain else nullcontext():
+            out = module(v, text, mask)
         results[plain] = (*out, *torch.autograd.grad(sum(o.square().sum() for o in out), (v, text)))
     for a, b in zip(results[True], results[False], strict=True):
         assert difference(a, b) < 1e-9 * (1 + b.abs().max().item())

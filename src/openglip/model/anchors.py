@@ -1,7 +1,7 @@
 """Anchors of a feature pyramid, and the code that turns boxes into offsets from anchors and back.
 
 Everything here is xyxy in pixels of the network's input. GLIP keeps an old convention in which a box from x1 to x2
-covers x2 - x1 + 1 pixels ("plus one"); its weights expect it, so it is the default. Source: GLIP_SPEC 6.1, 6.2.
+covers x2 - x1 + 1 pixels ("plus one"); its weights expect it, so it is the default. Source: docs/spec.md 6.1, 6.2.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The named models. Each builder reads as a data sheet; source of the numbers: GLIP_SPEC section 1.1."""
+"""The named models. Each builder reads as a data sheet; source of the numbers: docs/spec.md 1.1."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def flat_view(x: Tensor, height: int, width: int) -> Tensor:
     """First c * height * width numbers of each image's block of B x c x H x W, taken as c x height x width.
 
     The official CUDA kernel indexes the offsets of a finer map with the size of the coarser output; trained weights
-    have seen nothing else (GLIP_SPEC 5.3 step 3 and 7.4 (1)).
+    have seen nothing else (docs/spec.md 5.3 step 3 and 7.4 (1)).
     """
     b, c = x.shape[:2]
     return x.reshape(b, -1)[:, : c * height * width].view(b, c, height, width)

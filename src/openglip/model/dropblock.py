@@ -1,4 +1,4 @@
-"""DropBlock (Ghiasi et al., 2018) as GLIP's pyramid uses it in training; source: GLIP_SPEC 8.3.7."""
+"""DropBlock (Ghiasi et al., 2018) as GLIP's pyramid uses it in training; source: docs/spec.md 8.3.7."""
 
 from __future__ import annotations
 

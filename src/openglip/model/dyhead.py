@@ -1,13 +1,13 @@
 """DyHead layer: deformable convolutions over three neighbouring levels, scale attention, dynamic ReLU.
 
-Source: DyHead (Dai et al., 2021); behaviour of the official GLIP code, GLIP_SPEC 5.3.
+Source: DyHead (Dai et al., 2021); behaviour of the official GLIP code, docs/spec.md 5.3.
 All levels travel as one sequence B x N x C, fine to coarse, rows before columns, with `sizes` = ((h, w), ...).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,13 @@ from openglip.model.deform import (
     table_of,
 )
 from openglip.model.linear import in_chunks
+from openglip.model.mode import is_plain
 
 Sizes = Sequence[tuple[int, int]]
-Pieces = list[tuple[list[Tensor], Tensor]]  # factors per branch and constant, each B x 1 x C, of both linear pieces
-Affine = tuple[list[Tensor], Pieces]  # the branches, B x n x C, and what is made of them
+# One (scales per branch, shift) pair for each of the two linear pieces of the dynamic ReLU, each B x 1 x C.
+Pieces = list[tuple[list[Tensor], Tensor]]
+# Branch outputs, B x n x C each, with the affine maps to apply to them.
+BranchesAndPieces = tuple[list[Tensor], Pieces]
 
 
 def split_levels(x: Tensor, sizes: Sizes) -> list[Tensor]:
@@ -80,20 +83,12 @@ class DeformConvNorm(nn.Module):
 class DyConv(nn.Module):
     """One DyHead layer over all levels.
 
-    coarse_offsets: how the branch from the coarser level reads the finer map's offsets. "flat" is the official
-    kernel's reading (`flat_view`), "resized" interpolates them. align_corners: of the resize of that branch.
-    plain: convolve, normalise and weigh step by step with the reference operator.
+    The branch from the coarser level reads the finer map's offsets as the official kernel does (`flat_view`), and its
+    output is resized with `align_corners=True`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        groups: int = 16,
-        coarse_offsets: Literal["flat", "resized"] = "flat",
-        align_corners: bool = True,
-    ) -> None:
+    def __init__(self, dim: int, groups: int = 16) -> None:
         super().__init__()
-        self.coarse_offsets, self.align_corners, self.plain = coarse_offsets, align_corners, False
         self.DyConv = nn.ModuleList(DeformConvNorm(dim, groups) for _ in range(3))  # from coarser, same, finer
         self.AttnConv = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(dim, 1, 1), nn.ReLU())
         self.relu = DynamicReLU(dim)
@@ -108,7 +103,7 @@ class DyConv(nn.Module):
     def forward(self, x: Tensor, sizes: Sizes) -> Tensor:
         """x: B x N x C. Every level reads the block's input, never an updated neighbour. Returns B x N x C."""
         maps = to_maps(x, sizes)
-        if self.plain:
+        if is_plain():
             return torch.cat([self._level_plain(maps, i) for i in range(len(maps))], 1)
         kernels = [flat_kernel(branch.conv.weight, x.dtype) for branch in self.branches]
         tables = [table_of(m) for m in maps]
@@ -127,11 +122,6 @@ class DyConv(nn.Module):
         offset, mask = self.offset(x).split([18, 9], 1)
         return offset, mask.sigmoid()
 
-    def _coarse(self, offset: Tensor, mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        if self.coarse_offsets == "flat":
-            return flat_view(offset, *size), flat_view(mask, *size)
-        return tuple(F.interpolate(t, size, mode="bilinear", align_corners=False) for t in (offset, mask))  # type: ignore[return-value]
-
     def _level_plain(self, maps: list[Tensor], i: int) -> Tensor:
         """The definition, step by step, for one level."""
         offset, mask = self._sampling(maps[i])
@@ -139,21 +129,24 @@ class DyConv(nn.Module):
         if i > 0:
             neighbours.append((2, maps[i - 1], offset, mask))
         if i + 1 < len(maps):
-            neighbours.append((0, maps[i + 1], *self._coarse(offset, mask, _size(maps[i + 1]))))
+            size = _size(maps[i + 1])
+            neighbours.append((0, maps[i + 1], flat_view(offset, *size), flat_view(mask, *size)))
         branches = []
         for j, source, offset, mask in neighbours:
             module = self.branches[j]
             y = deform_conv_reference(source, offset, mask, module.conv.weight, module.conv.bias, 2 if j == 2 else 1)
             y = module.bn(y)
             if j == 0:
-                y = F.interpolate(y, _size(maps[i]), mode="bilinear", align_corners=self.align_corners)
+                y = F.interpolate(y, _size(maps[i]), mode="bilinear", align_corners=True)
             branches.append(y * F.hardsigmoid(self.AttnConv(y)))
         merged = torch.stack(branches).mean(0)
         return self.relu(merged.permute(0, 2, 3, 1).flatten(1, 2))
 
-    def _level(self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int) -> Affine:
-        """The same for one level, as arguments of `activated`: samples are laid out once for two branches, and what
-        follows the convolutions, up to the dynamic ReLU, is affine in a channel, so that it takes one pass.
+    def _level(self, maps: list[Tensor], tables: list[Tensor], kernels: list[Tensor], i: int) -> BranchesAndPieces:
+        """The same for one level, as arguments of `activated`.
+
+        Samples are laid out once for two branches. What follows the convolutions, up to the dynamic ReLU, is affine in
+        each channel, so that it takes one pass over the map.
         """
         size = _size(maps[i])
         offset, mask = self._sampling(maps[i])
@@ -168,11 +161,11 @@ class DyConv(nn.Module):
             branches[2] = branch(2, i - 1, cells, weights, size)
         if i + 1 < len(maps):
             small = _size(maps[i + 1])
-            branches[0] = branch(0, i + 1, *corner_weights(*self._coarse(offset, mask, small)), small)
+            branches[0] = branch(0, i + 1, *corner_weights(flat_view(offset, *small), flat_view(mask, *small)), small)
             return self._merge(branches, size, small)
         return self._merge(branches, size, size)
 
-    def _merge(self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int]) -> Affine:
+    def _merge(self, branches: dict[int, Tensor], size: tuple[int, int], small: tuple[int, int]) -> BranchesAndPieces:
         """Group norm, scale attention, mean and dynamic ReLU as scales and shifts per channel.
 
         branches: B x n x C by their number; small: (h, w) of the one from the coarser level.
@@ -185,7 +178,7 @@ class DyConv(nn.Module):
             scale, offset, mean = group_norm_affine(y, self.branches[j].bn)
             if j == 0:
                 y = y.unflatten(1, small).permute(0, 3, 1, 2)
-                y = F.interpolate(y, size, mode="bilinear", align_corners=self.align_corners)
+                y = F.interpolate(y, size, mode="bilinear", align_corners=True)
                 y = y.permute(0, 2, 3, 1).flatten(1, 2)
                 mean = y.mean(1, dtype=torch.float32)
             mean = mean * scale + offset  # B C

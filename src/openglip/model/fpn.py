@@ -27,7 +27,7 @@ class FPN(nn.Module):
     """Top-down pyramid over C3, C4, C5 and two coarser levels on top of P5.
 
     channels: those of C3, C4, C5. drop_block (probability, block) acts in training on the merged maps of P3 and P4,
-    never on P5 (GLIP_SPEC 8.3.7).
+    never on P5 (docs/spec.md 8.3.7).
     """
 
     def __init__(self, channels: Sequence[int], dim: int, drop_block: tuple[float, int] | None = None) -> None:

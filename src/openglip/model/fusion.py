@@ -1,4 +1,4 @@
-"""Bidirectional image-text attention (X-MHA); source: GLIP paper section 3.3, GLIP_SPEC 5.1.
+"""Bidirectional image-text attention (X-MHA); source: GLIP paper section 3.3, docs/spec.md 5.1.
 
 `attend` follows the formula; `attend_folded` gives the same numbers with the 256 <-> 2048 projections moved to
 the text side, where there are at most 256 rows in place of N = 22,400:
@@ -10,32 +10,31 @@ the text side, where there are at most 256 rows in place of N = 22,400:
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.bert import LIMIT
 from openglip.model.linear import HUGE, LOG2E, TINY, in_chunks, linear
+from openglip.model.mode import is_plain
 
 # Image rows that are attended at once without gradients; the logits of 2,048 rows and 8 x 194 columns are 13 MB.
 CHUNK = 2048
-MASKED = -9e15  # added to the logits of padding; real tokens get one, which a softmax does not see
-SOME = 200  # image rows whose logits tell where the exponential is centred
+# Added to the logits of padding tokens. The official code adds 1 to all others; softmax is invariant to that shift.
+MASKED = -9e15
+SAMPLED_ROWS = 200  # image rows whose logits decide where the exponential is centred
 
 
 class BiAttention(nn.Module):
     """Multi-head attention in both directions from one set of logits.
 
     image_dim, text_dim: channels of the two sequences; embed_dim: inner width of all heads together.
-    dropout acts on both probability tensors in training. plain: use the formula as it stands.
+    dropout acts on both probability tensors in training.
     """
 
     def __init__(self, image_dim: int, text_dim: int, embed_dim: int, heads: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.heads, self.head_dim, self.dropout = heads, embed_dim // heads, dropout
-        self.plain = False
         self.v_proj = nn.Linear(image_dim, embed_dim)
         self.l_proj = nn.Linear(text_dim, embed_dim)
         self.values_v_proj = nn.Linear(image_dim, embed_dim)
@@ -48,7 +47,7 @@ class BiAttention(nn.Module):
 
     def forward(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
         """v: B x N x image_dim; l: B x L x text_dim; mask: B x L bool. Returns the two updates, shaped as v and l."""
-        if self.plain:
+        if is_plain():
             return self.attend(v, l, mask)
         if not in_chunks(v):
             return self.attend_folded(v, l, mask)
@@ -58,14 +57,14 @@ class BiAttention(nn.Module):
         return torch.stack([p[0] for p in parts]), torch.stack([p[1] for p in parts])
 
     def attend(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
-        """The formula of the paper, in the steps of the official code (GLIP_SPEC 5.1)."""
+        """The formula of the paper, in the steps of the official code (docs/spec.md 5.1)."""
         dropout = self.dropout if self.training else 0.0
         q = self._split(self.v_proj(v) * self.head_dim**-0.5)
         k = self._split(self.l_proj(l))
         logits = (q @ k.transpose(2, 3)).clamp(-LIMIT, LIMIT)  # B heads N L
-        turned = logits.transpose(2, 3)
-        turned = (turned - turned.amax(3, keepdim=True)).clamp(-LIMIT, LIMIT)
-        p_l = F.dropout(turned.softmax(3), dropout)  # no mask: padded image area takes part
+        transposed = logits.transpose(2, 3)
+        transposed = (transposed - transposed.amax(3, keepdim=True)).clamp(-LIMIT, LIMIT)
+        p_l = F.dropout(transposed.softmax(3), dropout)  # no mask: the padded image area takes part
         p_v = F.dropout((logits + (mask.to(logits) + ~mask * MASKED)[:, None, None]).softmax(3), dropout)
         delta_v = (p_v @ self._split(self.values_l_proj(l))).transpose(1, 2).flatten(2)
         delta_l = (p_l @ self._split(self.values_v_proj(v))).transpose(1, 2).flatten(2)
@@ -118,16 +117,17 @@ class BiAttention(nn.Module):
         """`attend_folded` of one image without gradients, a block of image rows at a time.
 
         v: N x image_dim; l: L x text_dim. The logits of all rows (139 MB at 800 x 1344 with 194 tokens) never exist.
-        One exponential serves both directions, as both only divide it by their own sums. It is taken without finding
-        each row's maximum first; where that leaves the range of float32, `_attend_whole` is used.
+        One exponential serves both directions, since each only divides it by other sums. It is taken without finding
+        each row's maximum first; where that exceeds the range of float32, `_attend_whole` is used.
         """
         tokens = l[mask]
         keys, key_bias, values = (x[0] for x in self._fold_text(tokens[None]))
         values = values.t().contiguous()
-        # Both softmaxes are blind to a constant per head, so the logits of some rows tell where to put zero; base two
-        # because torch's exp2 is the faster function on a CPU.
-        some = (v[:: max(1, len(v) // SOME)].float() @ keys.float().t() + key_bias).view(-1, self.heads, len(tokens))
-        key_bias = ((key_bias.view(self.heads, -1) - some.amax((0, 2))[:, None]) * LOG2E).flatten().to(v.dtype)
+        # Both softmaxes are invariant to a constant per head, so the logits of some rows decide where to put zero; base
+        # two because torch's exp2 is the faster function on a CPU.
+        sampled = v[:: max(1, len(v) // SAMPLED_ROWS)].float() @ keys.float().t() + key_bias
+        sampled = sampled.view(-1, self.heads, len(tokens))
+        key_bias = ((key_bias.view(self.heads, -1) - sampled.amax((0, 2))[:, None]) * LOG2E).flatten().to(v.dtype)
         keys = keys * LOG2E
         delta_v = torch.empty_like(v)
         total = torch.zeros(self.heads, len(tokens), device=v.device)
@@ -163,8 +163,8 @@ def _scatter(rows: Tensor, mask: Tensor) -> Tensor:
 class Fusion(nn.Module):
     """One fusion block: both sequences are normalised, attend to each other and are added with a learned scale.
 
-    residual: "normalised" starts the sum from the normalised features, as the official code (GLIP_SPEC 7.4 (3));
-    "input" is the usual pre-norm residual. layer_scale: initial value of gamma, 1 / number of blocks.
+    The sum starts from the normalised features and not from the input, as in the official code (docs/spec.md 7.4 (3)).
+    layer_scale: initial value of gamma, 1 / number of blocks.
     """
 
     def __init__(
@@ -175,10 +175,8 @@ class Fusion(nn.Module):
         heads: int,
         layer_scale: float,
         dropout: float = 0.1,
-        residual: Literal["normalised", "input"] = "normalised",
     ) -> None:
         super().__init__()
-        self.residual = residual
         self.layer_norm_v = nn.LayerNorm(image_dim)
         self.layer_norm_l = nn.LayerNorm(text_dim)
         self.attn = BiAttention(image_dim, text_dim, embed_dim, heads, dropout)
@@ -187,10 +185,8 @@ class Fusion(nn.Module):
 
     def forward(self, v: Tensor, l: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741
         """v: B x N x image_dim; l: B x L x text_dim; mask: B x L bool. Returns both, updated."""
-        norm_v, norm_l = self.layer_norm_v(v), self.layer_norm_l(l)
-        delta_v, delta_l = self.attn(norm_v, norm_l, mask)
-        if self.residual == "normalised":
-            v, l = norm_v, norm_l  # noqa: E741
+        v, l = self.layer_norm_v(v), self.layer_norm_l(l)  # noqa: E741
+        delta_v, delta_l = self.attn(v, l, mask)
         return _scaled_sum(v, delta_v, self.gamma_v), _scaled_sum(l, delta_l, self.gamma_l)
 
 

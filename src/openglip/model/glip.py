@@ -11,12 +11,10 @@ from openglip.model.anchors import AnchorGrid
 from openglip.model.bert import Bert
 from openglip.model.contract import Model
 from openglip.model.contrast import RegionWords
-from openglip.model.dyhead import DyConv, to_maps, to_sequence
+from openglip.model.dyhead import to_maps, to_sequence
 from openglip.model.fpn import FPN
-from openglip.model.fusion import BiAttention
 from openglip.model.head import Head, HeadOutputs, TextFeatures
 from openglip.model.postprocess import Aggregation
-from openglip.model.swin import SwinStage
 
 
 class GLIP(nn.Module, Model):
@@ -57,7 +55,7 @@ class GLIP(nn.Module, Model):
         return self.rpn["head"]  # type: ignore[return-value]
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
-        """ids: B x L int64; mask: B x L bool. L may be the longest real length: trimming is exact (GLIP_SPEC 3.5)."""
+        """See `Model.encode_text`. Trimming to the longest real length is exact (docs/spec.md 3.5)."""
         bert = self.language_backbone["body"]["model"]  # type: ignore[index]
         return TextFeatures(bert(ids, mask), mask)
 
@@ -96,11 +94,4 @@ class GLIP(nn.Module, Model):
     def use_sub_sentences(self) -> GLIP:
         """Encode each part of a prompt by itself (`Bert`)."""
         self.language_backbone["body"]["model"].sub_sentences = True  # type: ignore[index]
-        return self
-
-    def use_plain(self, plain: bool = True) -> GLIP:
-        """Compute by the formulas as they stand, slower; the fast paths are held to them by tests."""
-        for module in self.modules():
-            if isinstance(module, (SwinStage, BiAttention, DyConv)):
-                module.plain = plain
         return self

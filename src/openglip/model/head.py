@@ -1,6 +1,6 @@
 """The head of GLIP: tower of fusion, text and DyHead layers, then box, centerness and alignment outputs.
 
-Source: GLIP paper sections 3.1 and 3.3; GLIP_SPEC 5. Attribute names are those of the official checkpoints.
+Source: GLIP paper sections 3.1 and 3.3; docs/spec.md 5. Attribute names are those of the official checkpoints.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the layers need to be fast on a CPU: oneDNN's fused kernels, and rows in chunks that fit the cache."""
+"""Linear layers and convolutions by oneDNN's fused kernels, and the rule for working in chunks that fit the cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openglip.model.mode import is_plain
+
 Act = Literal["none", "swish", "relu6"]
 
 LOG2E = 1.4426950408889634
@@ -19,12 +21,12 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn,
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """`torch.nn.functional.linear`, followed by the exact GELU if asked.
+    """`torch.nn.functional.linear`, followed by the exact GELU if `gelu` is set.
 
     On an x86 CPU without gradients torch would call MKL in float32, which is 5 to 20 % slower than oneDNN on large
-    products, and a GELU costs a pass of its own (docs/performance.md).
+    products, and would compute the GELU in a pass of its own (docs/performance.md).
     """
-    if _HAS_ONEDNN and in_chunks(x) and x.dtype == weight.dtype and _is_own(x.dtype):
+    if _HAS_ONEDNN and in_chunks(x) and x.dtype == weight.dtype and _onednn_takes(x.dtype):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
@@ -35,11 +37,11 @@ def convolve(
 ) -> Tensor:
     """A convolution without dilation, then its normalisation, then its activation or the sum with `plus`.
 
-    See `conv2d`; a normalisation by running statistics becomes part of the weights.
+    See `conv2d`. Outside of training a normalisation by running statistics is folded into the weights.
     """
     weight, bias = conv.weight, conv.bias
     if norm is not None:
-        if norm.training or _trains(x, weight):
+        if norm.training or is_plain() or _trains(x, weight):
             return _finish(norm(conv(x)), act, plus)
         weight, bias = _folded(conv, norm)
     return conv2d(x, weight, bias, conv.stride, conv.padding, conv.groups, act, plus)  # type: ignore[arg-type]
@@ -55,13 +57,13 @@ def conv2d(
     act: Act = "none",
     plus: Tensor | None = None,
 ) -> Tensor:
-    """A convolution with its activation or the sum with `plus` (no activation then), in one pass over the map where
-    `linear` would be oneDNN's, and in frozen layers of a model that trains.
+    """A convolution, then its activation or the sum with `plus` (no activation then).
 
-    With one thread torch by itself would leave oneDNN for a kernel of its own, which is slower.
+    On a CPU with oneDNN this is one pass over the map, also in frozen layers of a model that trains. With one thread
+    torch would choose a slower kernel by itself.
     """
-    on_cpu = _HAS_ONEDNN and x.device.type == "cpu" and not _trains(x, weight)
-    if on_cpu and x.dtype == weight.dtype and _is_own(x.dtype):
+    fused = _HAS_ONEDNN and x.device.type == "cpu" and not is_plain() and not _trains(x, weight)
+    if fused and x.dtype == weight.dtype and _onednn_takes(x.dtype):
         shape = (padding, stride, (1, 1), groups)
         if plus is not None:
             ends = ("add", None, None, [], None)
@@ -90,26 +92,28 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def has_blocks(x: Tensor) -> bool:
-    """Whether `x.to_mkldnn()` may stand for x in `conv2d`: float32 on a CPU with oneDNN, without gradients.
+    """Whether `x.to_mkldnn()` may replace x in `conv2d`: float32 on a CPU with oneDNN, without gradients.
 
-    oneDNN then keeps channels in blocks of its own choice from one convolution to the next, which makes depthwise ones
-    up to twice as fast. Such a tensor can be convolved, added and brought back by `to_dense()`.
+    oneDNN then keeps the channels in blocks from one convolution to the next, which makes depthwise convolutions up to
+    twice as fast. Such a tensor can be convolved, added and converted back by `to_dense()`.
     """
-    return _HAS_ONEDNN and in_chunks(x) and x.dtype == torch.float32 and _is_own(x.dtype)
+    return _HAS_ONEDNN and in_chunks(x) and x.dtype == torch.float32 and _onednn_takes(x.dtype)
 
 
-def _is_own(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this type here and autocast would leave it as it is."""
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type on this processor, and autocast would not cast it."""
     if dtype == torch.float32:
         return not torch.is_autocast_enabled("cpu")
     return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def in_chunks(x: Tensor) -> bool:
-    """Whether to work on some rows at a time: on a CPU without gradients, where a chunk stays in the cache and
-    intermediate results need no memory. The backward pass keeps them anyway, and elsewhere launches cost more.
+    """Whether to work on a chunk of the rows at a time, by the fast formulas.
+
+    On a CPU without gradients a chunk stays in the processor's cache and intermediate results need little memory. With
+    gradients they are kept for the backward pass anyway, and on a GPU launching many small kernels costs more.
     """
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_plain()
 
 
 def half_copy(model: nn.Module) -> nn.Module:

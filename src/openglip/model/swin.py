@@ -158,7 +158,7 @@ class SwinBlock(nn.Module):
         """x: B x H x W x C; mask: `shift_mask` of the padded map, for shifted blocks."""
         _, h, w, _ = x.shape
         y = self.norm1(x)
-        # Padding comes after the norm and takes part in the attention; only the shift mask parts it off.
+        # Padding comes after the norm and takes part in the attention; only the shift mask separates it.
         y = F.pad(y, (0, 0, 0, -w % self.window, 0, -h % self.window))
         padded_h, padded_w = y.shape[1:3]
         if self.shift:
@@ -225,15 +225,15 @@ class SwinStage(nn.Module):
         self, dim: int, depth: int, heads: int, window: int, drop_paths: Sequence[float], downsample: bool
     ) -> None:
         super().__init__()
-        self.window, self.plain = window, False
+        self.window = window
         self.blocks = nn.ModuleList(
             SwinBlock(dim, heads, window, window // 2 if i % 2 else 0, drop_paths[i]) for i in range(depth)
         )
         self.downsample = PatchMerging(dim) if downsample else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the stage's own map and the input of the next stage."""
-        if in_chunks(x) and not self.plain:
+        """Returns the map of this stage and the input of the next one."""
+        if in_chunks(x):
             x = self._blocks_chunked(x)
         else:
             h, w = (-(-side // self.window) * self.window for side in x.shape[1:3])

@@ -1,7 +1,8 @@
-"""Work side by side on a CPU: small layers don't fill several threads, whole photos or branches do."""
+"""Whole images or branches side by side on a CPU, since small layers do not keep several threads busy."""
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -16,8 +17,8 @@ Result = TypeVar("Result")
 class Workers:
     """As many workers as torch has threads here, unless `at_most` is less; on another device than the CPU only one.
 
-    An item is run with the threads that are left for it, in the caller's modes (inference, gradients, autocast); one
-    item alone is run by the caller, with all of them.
+    Each item gets its share of the threads and runs in the caller's modes (inference, gradients, autocast, plain
+    formulas); one item alone is run by the caller, with all threads.
     """
 
     def __init__(self, device: torch.device, at_most: int | None = None) -> None:
@@ -44,7 +45,7 @@ class Workers:
         autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
         def run(item: Item) -> Result:
-            torch.set_num_threads(self.threads // workers)  # of this worker only, like the modes
+            torch.set_num_threads(self.threads // workers)  # for this worker only, like the modes
             with (
                 torch.inference_mode(inference),
                 torch.set_grad_enabled(gradients),
@@ -53,6 +54,7 @@ class Workers:
                 return function(item)
 
         try:
-            return list(self._pool.map(run, items))
+            contexts = [contextvars.copy_context() for _ in items]
+            return list(self._pool.map(lambda context, item: context.run(run, item), contexts, items))
         finally:
-            torch.set_num_threads(self.threads)  # what threads that begin later will take over
+            torch.set_num_threads(self.threads)  # threads that start later inherit this number

@@ -22,6 +22,7 @@ from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.contract import Model
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import conv2d, convolve
+from openglip.model.mode import is_plain
 from openglip.model.postprocess import (
     Aggregation,
     ScoredBoxes,
@@ -224,7 +225,7 @@ class Nano(nn.Module, Model):
         # without antialiasing: photos stored small are blurred by their enlargement already
         small = F.interpolate(images, (height * 3 // 5, width * 3 // 5), mode="bicubic", align_corners=False)
         parts = ((self.known, photos(images)), (self.mobilenet, photos(small)))
-        with Workers(images.device, at_most=1 if torch.is_grad_enabled() else 2) as lanes:
+        with Workers(images.device, at_most=1 if torch.is_grad_enabled() or is_plain() else 2) as lanes:
             known, seen = cast("Any", lanes.map(lambda part: part[0](part[1]), parts))
         sizes = [(height // stride, width // stride) for stride in TOWER.strides]
         seen = [resampled(x, size, 4 / 3) for x, size in zip(seen, sizes, strict=True)]
