@@ -1,20 +1,23 @@
 from __future__ import annotations
 
-import threading
 import warnings
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prompts.golden import table
 
 from openglip.errors import PromptError
-from openglip.prompts.spans import span_tokens, token_map
+from openglip.prompts.spans import token_map
 from openglip.prompts.text import (
+    Prompt,
     check_names,
+    clean_name,
     detection_prompt,
     grounding_prompt,
+    join_names,
     locate_phrases,
-    part_names,
+    parse_names,
     split_names,
 )
 from openglip.prompts.tokens import tokenize
@@ -28,10 +31,10 @@ WORDS = st.lists(
 )
 
 
-def test_part_names() -> None:
-    assert part_names("cat. remote control") == ["cat", "remote control"]
-    assert part_names("cat, dog . v2.0 box.") == ["cat", "dog", "v2.0 box"]
-    assert part_names(" . , ") == []
+def test_parse_names() -> None:
+    assert parse_names("cat. remote control") == ["cat", "remote control"]
+    assert parse_names("cat, dog . v2.0 box.") == ["cat", "dog", "v2.0 box"]
+    assert parse_names(" . , ") == []
 
 
 @pytest.mark.parametrize(
@@ -86,23 +89,12 @@ def test_a_name_that_can_not_fit_is_named() -> None:
         split_names(["cat", "\u200b"])
 
 
-def test_extra_names_take_room_in_every_prompt() -> None:
-    names, extra = [f"thing{i}" for i in range(100)], ["wall", "floor", "sky"]
-    for run in split_names(names, extra=extra):
-        prompt = detection_prompt(names[run.start : run.stop], extra=extra)
+def test_distractors_take_room_in_every_prompt() -> None:
+    names, distractors = [f"thing{i}" for i in range(100)], ["wall", "floor", "sky"]
+    for run in split_names(names, distractors=distractors):
+        prompt = detection_prompt(names[run.start : run.stop], distractors=distractors)
         assert prompt.caption.endswith(". wall. floor. sky")
         assert len(tokenize(prompt.caption)) <= 256
-
-
-def test_too_long_a_caption_is_an_error_unless_truncation_is_asked() -> None:
-    caption = "cat . " * 200
-    with pytest.raises(PromptError, match=r"has 402 tokens, the limit is 256.* character 762"):
-        tokenize(caption)
-    tokens = tokenize(caption, truncate=True)
-    assert (len(tokens), tokens.truncated, tokens.ids[-1]) == (256, True, 102)
-    assert not tokenize("cat", truncate=True).truncated
-    with pytest.raises(PromptError, match="not a valid unicode"):
-        tokenize("a \ud800 b")
 
 
 def test_grounding_keeps_the_spans_of_repeated_and_overlapping_phrases() -> None:
@@ -130,26 +122,70 @@ def test_phrases_that_are_not_there(phrases: list, message: str) -> None:
         locate_phrases("a cat", phrases)
 
 
-@given(st.text(max_size=60), st.integers(-2, 62), st.integers(-2, 62))
-def test_span_tokens_are_real_positions(text: str, begin: int, end: int) -> None:
-    try:
-        tokens = tokenize(text)
-    except PromptError:
-        return
-    assert set(span_tokens(tokens, begin, end)) <= set(range(1, len(tokens) - 1))
+def positions(prompt: Prompt, labels: list[int]) -> dict[str, list[int]]:
+    found = token_map(prompt, tokenize(prompt.caption, max_tokens=None))
+    return {str(label): tokens for label, tokens in zip(labels, found, strict=True) if tokens}
 
 
-def test_threads_agree() -> None:
-    captions = [f"thing {i} " * 20 for i in range(40)]
-    expected = [tokenize(c) for c in captions]
-    found: list = [None] * len(captions)
+def test_clean_name(request: pytest.FixtureRequest) -> None:
+    cases = table("clean_name.json", request)["cases"]
+    assert len(cases) > 200
+    assert [clean_name(name) for name, _ in cases] == [cleaned for _, cleaned in cases]
 
-    def work(i: int) -> None:
-        found[i] = tokenize(captions[i])
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(captions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == expected
+def test_vocabularies(request: pytest.FixtureRequest) -> None:
+    stored = table("vocabularies.json", request)
+    assert len(stored["vocabularies"]) == 18
+    for key, row in stored["vocabularies"].items():
+        cleaned = [clean_name(name) for name in row["names"]]
+        assert cleaned == row["cleaned"], key
+        caption, spans = join_names(cleaned, stored["separation_tokens"])
+        assert caption == row["caption"], key
+        assert [list(s) for s in spans] == row["char_spans"], key
+        tokens = tokenize(caption, max_tokens=None)
+        assert list(tokens.ids) == row["input_ids_untruncated"], key
+        prompt = Prompt(caption, tuple(row["names"]), tuple((s,) for s in spans))
+        assert positions(prompt, row["labels"]) == row["label_to_tokens"], key
+        if "" in cleaned:
+            with pytest.raises(PromptError, match=f"category {cleaned.index('')} is empty"):
+                detection_prompt(row["names"])
+        else:
+            assert detection_prompt(row["names"]) == prompt, key
+
+
+def test_chunks(request: pytest.FixtureRequest) -> None:
+    for key, row in table("chunks.json", request).items():
+        labels, names = zip(*sorted(zip(row["labels"], row["names"], strict=True)), strict=True)
+        runs = split_names(names, chunk_size=row["chunk"] if row["chunk"] > 0 else None)
+        assert len(runs) == len(row["captions"]), key
+        for run, caption, found, n in zip(
+            runs, row["captions"], row["label_to_tokens"], row["num_tokens"], strict=True
+        ):
+            prompt = detection_prompt(names[run.start : run.stop])
+            assert prompt.caption == caption, key
+            assert positions(prompt, list(labels[run.start : run.stop])) == found, key
+            assert len(tokenize(caption)) == n, key
+
+
+def test_prompt_variants(request: pytest.FixtureRequest) -> None:
+    stored = table("prompt_variants.json", request)
+    row = stored["caption_prompt"]
+    wordings = [(w["prefix"], w["name"], w["suffix"]) for w in row["caption_prompt"]]
+    prompts = [
+        (row, detection_prompt(row["names"], wordings=wordings)),
+        (row := stored["suppress_query"], detection_prompt(row["names"], distractors=row["additional"])),
+        (row := stored["separator_space"], detection_prompt(row["names"], separator=row["separation"])),
+    ]
+    for row, prompt in prompts:
+        assert prompt.caption == row["caption"]
+        assert [list(s) for (s,) in prompt.spans] == row["char_spans"]
+        assert positions(prompt, row["labels"]) == row["label_to_tokens"]
+        assert list(tokenize(prompt.caption).ids) == row["input_ids_untruncated"]
+    for row in stored["demo_list"]:
+        caption, spans = join_names(row["names"], " . ")
+        caption += " . "
+        assert caption == row["caption"]
+        assert [[list(s)] for s in spans] == row["tokens_positive"]
+        assert list(tokenize(caption).ids) == row["input_ids"]
+        prompt = grounding_prompt(caption, spans)
+        assert positions(prompt, list(range(1, len(spans) + 1))) == row["label_to_tokens_plus1"]

@@ -192,9 +192,9 @@ def _names(prompt: str | None, category: list[str] | None, file: Path | None) ->
             raise PromptError(f"--categories {file} holds no name: write one a line")
     if category:
         return category
-    from openglip.prompts.text import part_names
+    from openglip.prompts.text import parse_names
 
-    names = part_names(prompt or "")
+    names = parse_names(prompt or "")
     if not names:
         raise PromptError(f"--prompt {prompt!r} holds no name: write for instance 'cat. remote control'")
     return names

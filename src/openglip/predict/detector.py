@@ -18,7 +18,7 @@ from openglip.predict.backends.base import Backend, BoxArrays
 from openglip.predict.options import DetectArguments, DetectOptions, check_count
 from openglip.predict.schedule import Batch, EncodedImage, OpenedImage, UnreadableImage, detect_in_batches
 from openglip.predict.text import Categories, EncodedText, Phrase, TextEncoder, as_list, check_detector
-from openglip.prompts.text import part_names
+from openglip.prompts.text import parse_names
 from openglip.runtime import Precision
 from openglip.structures.detections import Detections
 
@@ -277,7 +277,7 @@ class Detector:
             PromptError: A name is empty, doubled or too long.
         """
         check_count("chunk_size", chunk_size)
-        names = part_names(categories) if isinstance(categories, str) else as_list(categories, "categories")
+        names = parse_names(categories) if isinstance(categories, str) else as_list(categories, "categories")
         return self._text.categories(names, as_list(distractors, "distractors"), chunk_size)
 
     def _preparation(self, short_side: int | None, max_side: int | None) -> Preparation:

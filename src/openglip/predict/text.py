@@ -24,7 +24,7 @@ from openglip.prompts.text import (
     detection_prompt,
     grounding_prompt,
     locate_phrases,
-    part_names,
+    parse_names,
     split_names,
 )
 from openglip.prompts.tokens import tokenize
@@ -103,7 +103,7 @@ class TextEncoder:
         if self.backend.categories is not None:
             return self._closed_set(names, self.backend.categories)
         max_tokens = self.backend.max_tokens
-        runs = split_names(names, chunk_size=chunk_size, max_tokens=max_tokens, extra=distractors)
+        runs = split_names(names, chunk_size=chunk_size, max_tokens=max_tokens, distractors=distractors)
         if len(runs) > 1 and chunk_size is None:
             warnings.warn(
                 f"{len(names)} categories do not fit one prompt of {max_tokens} tokens: asked in {len(runs)} prompts",
@@ -111,7 +111,7 @@ class TextEncoder:
             )
         prompts = []
         for run in runs:
-            prompt = detection_prompt([names[i] for i in run], extra=distractors)
+            prompt = detection_prompt([names[i] for i in run], distractors=distractors)
             prompts.append(self._encode(prompt, np.array(run, np.int64)))
         return EncodedText(self.detector_id, names, tuple(prompts))
 
@@ -208,7 +208,7 @@ class TextEncoder:
 
         def encode(item: Any) -> EncodedText:
             if not isinstance(item, EncodedText):
-                names = part_names(item) if isinstance(item, str) else as_list(item, "categories")
+                names = parse_names(item) if isinstance(item, str) else as_list(item, "categories")
                 return self.categories(names, as_list(distractors, "distractors"), chunk_size)
             if chunk_size is not None or distractors:
                 raise ConfigError("these words are encoded already: give distractors and chunk_size to encode_text")

@@ -1,4 +1,8 @@
-"""Noun phrases of a caption with their character spans, by own rules, by spaCy, or by GLIP's grammar over tags."""
+"""Noun phrases of a caption with their character ranges: by built-in rules, by spaCy, or by GLIP's grammar over tags.
+
+On 2,655 captions of the Flickr8k part of Flickr30k Entities the spans of the rules match the annotated phrases with a
+precision of 0.907 and a recall of 0.927; those of spaCy with 0.919 and 0.915 (docs/labelling.md).
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from openglip.errors import ConfigError, MissingExtraError
+from openglip.structures.sample import Span
 
 if TYPE_CHECKING:
     from spacy.language import Language
     from spacy.tokens import Doc
 
-Span = tuple[int, int]
 Chunker = Literal["auto", "rules", "spacy", "grammar"]
 
 WORDS = Path(__file__).with_name("words.txt")
 _TOKEN = re.compile(r"['’]s\b|\w+(?:-\w+)*(?:['’](?!s\b)\w+)*|[^\w\s]", re.IGNORECASE)
 
-# classes: T determiner, M number, J adjective, N noun, V verb, G -ing form, D participle, R adverb, P possessive 's,
-# A and/or, F preposition, U pronoun, X auxiliary verb, O anything else that ends a phrase
+# Word classes: T determiner, M number, J adjective, N noun, V verb, G -ing form, D participle, R adverb, P possessive
+# 's, A and/or, F preposition, U pronoun, X auxiliary verb, O anything else that ends a phrase.
 _CLOSED = {
     "T": "a an the this these those some any each every another no both all several many few his her its their my your "
     "our various multiple numerous other",
@@ -59,26 +63,38 @@ _GRAMMAR = re.compile(r"T?J*N+")
 
 
 def noun_phrases(caption: str, chunker: Chunker = "auto") -> list[Span]:
-    """Half-open character spans of the noun phrases of a caption, in their order, never overlapping.
+    """Character ranges of the noun phrases of a caption, in order and without overlap.
 
-    chunker: "rules" needs nothing; "spacy" takes noun chunks of an installed English model; "grammar" is GLIP's
-    (optional determiner, adjectives, nouns) over that model's tags; "auto" is "spacy" where a model is installed, else
-    "rules". Equal phrases keep a span each. No network. Raises ConfigError for another name and MissingExtraError
-    when spaCy or a model of it is missing.
+    Equal phrases have one range each. Nothing is downloaded.
+
+    Args:
+        caption: The caption.
+        chunker: "rules" needs no other package. "spacy" takes the noun chunks of an installed English model. "grammar"
+            is GLIP's (optional determiner, adjectives, nouns) over the tags of that model. "auto" is "spacy" if a model
+            is installed, else "rules".
+
+    Raises:
+        ConfigError: There is no such chunker.
+        MissingExtraError: spaCy or a model of it is not installed.
     """
     return next(iter(noun_phrases_of([caption], chunker)))
 
 
 def noun_phrases_of(captions: Iterable[str], chunker: Chunker = "auto") -> Iterable[list[Span]]:
-    """`noun_phrases` for many captions, faster with spaCy; a caption's phrases don't depend on its neighbours."""
+    """`noun_phrases` of many captions, faster with spaCy; the phrases of a caption do not depend on the others."""
     kind = resolve_chunker(chunker).partition(":")[0]
     if kind == "rules":
-        return (_merge_of(c, [_trimmed(tokens, m) for tokens, m in _rule_matches(c)]) for c in captions)
+        return (_merge_groups(caption, _rule_phrases(caption)) for caption in captions)
     return _with_spacy(captions, _chunks if kind == "spacy" else _tag_chunks, tags_only=kind == "grammar")
 
 
 def resolve_chunker(chunker: Chunker) -> str:
-    """The chunker that will be used, with spaCy's model and its version: "rules", "spacy:en_core_web_sm-3.8.0"."""
+    """The chunker that "auto" stands for, with the version of spaCy's model: "spacy:en_core_web_sm-3.8.0".
+
+    Raises:
+        ConfigError: There is no such chunker.
+        MissingExtraError: spaCy or a model of it is not installed.
+    """
     if chunker not in get_args(Chunker):
         raise ConfigError(f"no chunker {chunker!r}: use {', '.join(get_args(Chunker))}")
     if chunker == "rules":
@@ -92,28 +108,24 @@ def resolve_chunker(chunker: Chunker) -> str:
 
 
 def may_be_noun(word: str) -> bool:
-    """Whether a word on its own is first of all a noun: "pen", not "counting", "black" or "five"."""
+    """Whether a word alone is most often a noun: "pen", but not "counting", "black" or "five"."""
     return _classes(word, inside=False)[0] == "N"
 
 
-# --- own rules ---------------------------------------------------------------------------------------------------
+# ---- built-in rules
 
 
-def _rule_matches(caption: str) -> list[tuple[list[Span], Span]]:
+def _rule_phrases(caption: str) -> list[Span]:
     fixed = {i for m in _FIXED.finditer(caption) for i in range(*m.span())}
     tokens = [m.span() for m in _TOKEN.finditer(caption)]
     words = [caption[b:e] for b, e in tokens]
     classes = ["O" if b in fixed else _classes(word, b > 0) for (b, _), word in zip(tokens, words, strict=True)]
-    tags = _decide(words, classes)
-    return [(tokens, m.span()) for m in _PHRASE.finditer(tags)]
-
-
-def _trimmed(tokens: list[Span], match: Span) -> Span:
-    return tokens[match[0]][0], tokens[match[1] - 1][1]
+    tags = _tags(words, classes)
+    return [(tokens[m.start()][0], tokens[m.end() - 1][1]) for m in _PHRASE.finditer(tags)]
 
 
 @cache
-def _table() -> dict[str, str]:
+def _word_classes() -> dict[str, str]:
     table = {}
     for line in WORDS.read_text(encoding="utf-8").splitlines():
         classes, *words = line.split()
@@ -124,10 +136,10 @@ def _table() -> dict[str, str]:
 
 
 def _classes(word: str, inside: bool) -> str:
-    """What a word can be, most frequent first; a word that the table lacks is judged by its shape."""
+    """The classes that a word may have, most frequent first; of a word not in the table they follow from its form."""
     low = word.lower().replace("’", "'")
-    if known := _table().get(low):
-        return known
+    if classes := _word_classes().get(low):
+        return classes
     if not word[0].isalnum():
         return "P" if low == "'s" else "," if word == "," else "O"
     if word[0].isdigit():
@@ -140,8 +152,8 @@ def _classes(word: str, inside: bool) -> str:
     return "N"
 
 
-def _decide(words: list[str], classes: list[str]) -> str:
-    """One class per word, from left to right, by what stands before and may stand after it."""
+def _tags(words: list[str], classes: list[str]) -> str:
+    """One class per word, decided from left to right by the class before it and the classes possible after it."""
     tags = ""
     for i, (word, options) in enumerate(zip(words, classes, strict=True)):
         before = tags[-1:] or "^"
@@ -174,7 +186,7 @@ def _tag(word: str, options: str, before: str, after: str) -> str:
 
 
 def _is_verb_after(noun: str, word: str, options: str, after: str) -> bool:
-    """Whether a word that may be a noun or a verb is the verb of the noun before it: "boy jumps", "dogs run"."""
+    """Whether a noun or verb is the verb of the noun before it, as in "boy jumps" and "dogs run"."""
     if "G" in options:
         return after[0] != "N"
     if "V" not in options or after[0] in ("N", "P"):
@@ -183,11 +195,11 @@ def _is_verb_after(noun: str, word: str, options: str, after: str) -> bool:
     return plural != word.endswith("s")
 
 
-# --- spaCy -------------------------------------------------------------------------------------------------------
+# ---- spaCy
 
 
 def _spacy_model() -> tuple[str, str] | None:
-    """Name and version of the installed English model to use."""
+    """Name and version of the installed English model with the shortest name."""
     try:
         from spacy.util import get_installed_models, get_package_version
     except ImportError:
@@ -211,11 +223,11 @@ def _with_spacy(
     captions = list(captions)
     with lock:
         documents = list(nlp.pipe(captions)) if len(captions) > 1 else [nlp(c) for c in captions]
-    return [_merge_of(c, chunks(d)) for c, d in zip(captions, documents, strict=True)]
+    return [_merge_groups(c, chunks(d)) for c, d in zip(captions, documents, strict=True)]
 
 
 def _chunks(document: Doc) -> list[Span]:
-    """Noun chunks whose head is no pronoun."""
+    """Noun chunks whose head is not a pronoun."""
     return [(c.start_char, c.end_char) for c in document.noun_chunks if c.root.pos_ != "PRON"]
 
 
@@ -229,8 +241,8 @@ def _tag_chunks(document: Doc) -> list[Span]:
     return [(document[b].idx, document[e - 1].idx + len(document[e - 1])) for b, e in spans]
 
 
-def _merge_of(caption: str, spans: list[Span]) -> list[Span]:
-    """Join "a group" and "people" of "a group of people", one thing to look for; drop "front" of "in front of"."""
+def _merge_groups(caption: str, spans: list[Span]) -> list[Span]:
+    """Join "a group" and "people" of "a group of people", which is one object; drop "front" of "in front of"."""
     merged: list[Span] = []
     fixed = [m.span() for m in _FIXED.finditer(caption)]
     for begin, end in spans:

@@ -1,4 +1,4 @@
-"""Category names or a caption become a prompt: one text plus the character spans of each name or phrase."""
+"""From category names or a caption to a prompt: a text with the character ranges of each name or phrase."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from operator import index
 from typing import Any
 
 from openglip.errors import PromptError
+from openglip.prompts.tables import Wording
 from openglip.prompts.tokens import MAX_TOKENS, tokenize
+from openglip.structures.sample import Span, Spans
 
 SEPARATOR = ". "
-Span = tuple[int, int]
-Spans = tuple[Span, ...]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and where its names or phrases stand in it.
+    """A text and the position of its names or phrases in it.
 
-    names: the caller's own strings, one per entry. spans: per entry its half-open character ranges in `caption`.
+    Attributes:
+        caption: The text.
+        names: The caller's strings, one per entry.
+        spans: Character ranges of each entry in `caption`.
     """
 
     caption: str
@@ -36,10 +39,10 @@ class Prompt:
 
 
 def clean_name(name: str) -> str:
-    """Write a category name as GLIP puts it into a caption: "bow_(weapon)" becomes "bow ". Source: GLIP_SPEC 3.1.
+    """A category name as GLIP writes it into a caption: "bow_(weapon)" becomes "bow ". Source: docs/spec.md 3.1.
 
-    Everything from the first "(" to the last ")" goes, "_" becomes a blank, each pair of blanks one blank, once.
-    Nothing is stripped: the blanks left over are part of what the released weights have seen.
+    Everything from the first "(" to the last ")" is removed, "_" becomes a blank, and each pair of blanks becomes one,
+    once. Blanks at the ends stay: the released weights were trained with them.
     """
     begin, end = name.find("("), name.rfind(")")
     if 0 <= begin < end:
@@ -47,62 +50,83 @@ def clean_name(name: str) -> str:
     return name.replace("_", " ").replace("  ", " ")
 
 
-def part_names(text: str) -> list[str]:
-    """Part one string into names at full stops before a blank or the end, and at commas: "cat. dog, v2.0 box"."""
+def parse_names(text: str) -> list[str]:
+    """The names in one string, separated by commas or full stops: "cat. dog, v2.0 box" holds three.
+
+    A full stop separates only before a blank or at the end.
+    """
     return [name for part in re.split(r"\.(?=\s|$)|,", text) if (name := part.strip())]
 
 
 def check_names(names: Sequence[str], one: str = "category", many: str = "categories") -> None:
-    """Refuse names that are empty (after cleaning too) or identical; warn once of names that clean to the same text.
+    """Refuse names that are empty or identical, and warn once of names that are equal after cleaning.
 
-    one, many: what the names are called in messages. Raises PromptError with the position, counted from 0.
+    Args:
+        names: The names.
+        one: What a name is called in messages.
+        many: The same in the plural.
+
+    Raises:
+        PromptError: The message has the position of the name, counted from 0.
     """
-    places: dict[str, int] = {}
-    looks: dict[str, str] = {}
+    positions: dict[str, int] = {}
+    originals: dict[str, str] = {}  # by cleaned name
     alike: list[str] = []
     for i, name in enumerate(names):
         if not isinstance(name, str):
             raise PromptError(f"{one} {i} is a {type(name).__name__}, not a string: {name!r}")
-        look = clean_name(name).strip().casefold()
-        if not look:
+        cleaned = clean_name(name).strip().casefold()
+        if not cleaned:
             raise PromptError(f"{one} {i} is empty after cleaning: {name!r}; leave it out or name it")
-        if name in places:
-            raise PromptError(f"{many} {places[name]} and {i} are the same: {name!r}; leave one out")
-        places[name] = i
-        if look in looks:
-            alike.append(f"{looks[look]!r} and {name!r}")
-        looks.setdefault(look, name)
+        if name in positions:
+            raise PromptError(f"{many} {positions[name]} and {i} are the same: {name!r}; leave one out")
+        positions[name] = i
+        if cleaned in originals:
+            alike.append(f"{originals[cleaned]!r} and {name!r}")
+        originals.setdefault(cleaned, name)
     if alike:
         warnings.warn(f"the model can't tell apart {', '.join(alike)}: all are kept", stacklevel=3)
 
 
 def join_names(
-    names: Sequence[str], separator: str = SEPARATOR, *, extra: Sequence[str] = (), closed: bool = False
+    names: Sequence[str], separator: str = SEPARATOR, *, distractors: Sequence[str] = ()
 ) -> tuple[str, list[Span]]:
-    """Join texts as they are and say where each stands. `extra` texts follow without a span.
+    """Join names as they are.
 
-    closed: the separator also ends the caption (GLIP's interactive form, with " . ").
+    Args:
+        names: The names.
+        separator: The text between them.
+        distractors: Further names at the end, without a span.
+
+    Returns:
+        The caption, and the span of each name in it.
     """
     spans: list[Span] = []
     begin = 0
     for name in names:
         spans.append((begin, begin + len(name)))
         begin += len(name) + len(separator)
-    return separator.join([*names, *extra]) + (separator if closed else ""), spans
+    return separator.join([*names, *distractors]), spans
 
 
 def detection_prompt(
     names: Sequence[str],
     separator: str = SEPARATOR,
     *,
-    wordings: Sequence[tuple[str, str, str]] | None = None,
-    extra: Sequence[str] = (),
+    wordings: Sequence[Wording] | None = None,
+    distractors: Sequence[str] = (),
 ) -> Prompt:
-    """Prompt for category names: cleaned, joined, each with the span of its cleaned name.
+    """The prompt for category names: the cleaned names, joined, each with its span.
 
-    wordings: per name (prefix, words, suffix) used as they are instead of the cleaned name; the span covers the words.
-    extra: names that take part in the prompt but have no span (distractors).
-    Raises PromptError when a name is empty after cleaning or a wording is missing.
+    Args:
+        names: The names.
+        separator: The text between them.
+        wordings: (prefix, words, suffix) of each name, used as they are in place of the cleaned name; the span covers
+            the words.
+        distractors: Names that take part in the prompt but have no span.
+
+    Raises:
+        PromptError: A name is empty after cleaning, or a wording is missing.
     """
     if wordings is None:
         wordings = [("", clean_name(name), "") for name in names]
@@ -111,15 +135,21 @@ def detection_prompt(
     for i, (_, words, _) in enumerate(wordings):
         if not words.strip():
             raise PromptError(f"category {i} is empty after cleaning: {names[i]!r}; leave it out or name it")
-    caption, spans = join_names(["".join(w) for w in wordings], separator, extra=[clean_name(e) for e in extra])
+    texts = ["".join(wording) for wording in wordings]
+    caption, spans = join_names(texts, separator, distractors=[clean_name(name) for name in distractors])
     inner = [(b + len(pre), e - len(post)) for (b, e), (pre, _, post) in zip(spans, wordings, strict=True)]
     return Prompt(caption, tuple(names), tuple((span,) for span in inner))
 
 
 def grounding_prompt(caption: str, phrase_spans: Sequence[Span | Sequence[Span]]) -> Prompt:
-    """Prompt for a caption whose phrases are given as half-open character spans, one or several per phrase.
+    """The prompt for a caption with phrases.
 
-    Raises PromptError when a phrase has no span or a span is empty or leaves the caption.
+    Args:
+        caption: The caption.
+        phrase_spans: Per phrase one character range, or several.
+
+    Raises:
+        PromptError: A phrase has no span, or a span is empty, blank or outside of the caption.
     """
     spans = tuple(_as_spans(item, i) for i, item in enumerate(phrase_spans))
     for i, phrase in enumerate(spans):
@@ -135,30 +165,37 @@ def grounding_prompt(caption: str, phrase_spans: Sequence[Span | Sequence[Span]]
 
 
 def locate_phrases(caption: str, phrases: Sequence[str | Span | Sequence[Span]]) -> list[Spans]:
-    """Character spans of phrases that may be given as text; each next equal text takes the next place in the caption.
+    """Character ranges of phrases that may be given as text.
 
-    Text is matched as whole words, in the caller's case first, then in any case. Raises PromptError with the position
-    of a phrase that is not in the caption (or not that often), or is neither text nor spans.
+    A text is matched as whole words, first in its own case, then in any case. Of equal texts the second one gets the
+    second match, and so on.
+
+    Args:
+        caption: The caption.
+        phrases: Texts, spans, or lists of spans.
+
+    Raises:
+        PromptError: A phrase is not in the caption, not that often, or neither text nor spans.
     """
     if isinstance(phrases, str):
         raise PromptError(f"phrases is one string, {phrases!r:.60}: give a list of strings or spans")
-    found: list[Spans] = []
+    located: list[Spans] = []
     used: set[Span] = set()
     for i, phrase in enumerate(phrases):
         if not isinstance(phrase, str):
-            found.append(_as_spans(phrase, i))
+            located.append(_as_spans(phrase, i))
             continue
         if not phrase.strip():
             raise PromptError(f"phrase {i} is empty")
         pattern = r"(?<!\w)" + re.escape(phrase.strip()) + r"(?!\w)"
-        places = [m.span() for flags in (0, re.IGNORECASE) for m in re.finditer(pattern, caption, flags)]
-        place = next((p for p in places if p not in used), None)
-        if place is None:
-            often = " that often" if places else ""
+        matches = [m.span() for flags in (0, re.IGNORECASE) for m in re.finditer(pattern, caption, flags)]
+        span = next((m for m in matches if m not in used), None)
+        if span is None:
+            often = " that often" if matches else ""
             raise PromptError(f"phrase {i}, {phrase!r}, is not in the caption{often}: {caption!r}")
-        used.add(place)
-        found.append((place,))
-    return found
+        used.add(span)
+        located.append((span,))
+    return located
 
 
 def split_names(
@@ -167,31 +204,40 @@ def split_names(
     chunk_size: int | None = None,
     max_tokens: int = MAX_TOKENS,
     separator: str = SEPARATOR,
-    extra: Sequence[str] = (),
+    distractors: Sequence[str] = (),
 ) -> list[range]:
-    """Cut a vocabulary into runs whose prompts fit `max_tokens`: as few as possible, their lengths balanced.
+    """Split a vocabulary into chunks whose prompts fit the text encoder: as few as possible, of similar lengths.
 
-    chunk_size: runs of this many names instead (40 in GLIP's LVIS evaluation); they must fit.
-    extra: names that stand in every prompt. Raises PromptError with the position of a name that can't fit or that has
-    no word piece.
+    Args:
+        names: The names.
+        chunk_size: Names per chunk (40 in GLIP's LVIS evaluation); None: as many as fit.
+        max_tokens: Limit of tokens per prompt.
+        separator: The text between names.
+        distractors: Names that are part of every prompt.
+
+    Returns:
+        The indices of the names of each chunk.
+
+    Raises:
+        PromptError: A name can't fit or has no word piece, or a chunk of `chunk_size` does not fit.
     """
-    gap = _count(separator)
-    room = max_tokens - 2 - sum(_count(clean_name(e)) + gap for e in extra)
-    lengths = [_count(clean_name(name)) for name in names]
-    for i, n in enumerate(lengths):
-        if n == 0:
+    gap = _token_count(separator)
+    room = max_tokens - 2 - sum(_token_count(clean_name(name)) + gap for name in distractors)
+    lengths = [_token_count(clean_name(name)) for name in names]
+    for i, length in enumerate(lengths):
+        if length == 0:
             raise PromptError(f"category {i}, {names[i]!r}, has no letter that the text encoder knows")
-        if n > room:
+        if length > room:
             raise PromptError(
-                f"category {i}, {names[i][:60]!r}, has {n} tokens, but there is room for {room}: shorten it"
+                f"category {i}, {names[i][:60]!r}, has {length} tokens, but there is room for {room}: shorten it"
             )
     if chunk_size is not None:
-        return _fixed_runs(names, lengths, gap, room, chunk_size)
+        return _chunks_of(chunk_size, names, lengths, gap, room)
     if not names:
         return []
     fewest = len(_greedy(lengths, gap, room))
     low, high = max(lengths), room
-    while low < high:  # the smallest room that still needs no more prompts gives balanced ones
+    while low < high:  # the smallest room that needs no more chunks balances them
         middle = (low + high) // 2
         if len(_greedy(lengths, gap, middle)) <= fewest:
             high = middle
@@ -200,38 +246,39 @@ def split_names(
     return _greedy(lengths, gap, high)
 
 
-def _fixed_runs(names: Sequence[str], lengths: list[int], gap: int, room: int, chunk_size: int) -> list[range]:
-    if chunk_size < 1:
-        raise PromptError(f"chunk_size is {chunk_size}; it must be at least 1")
-    runs = [range(b, min(b + chunk_size, len(names))) for b in range(0, len(names), chunk_size)]
-    for run in runs:
-        need = sum(lengths[i] + gap for i in run) - gap
-        if need > room:
+def _chunks_of(size: int, names: Sequence[str], lengths: list[int], gap: int, room: int) -> list[range]:
+    if size < 1:
+        raise PromptError(f"chunk_size is {size}; it must be at least 1")
+    chunks = [range(b, min(b + size, len(names))) for b in range(0, len(names), size)]
+    for chunk in chunks:
+        count = sum(lengths[i] + gap for i in chunk) - gap
+        if count > room:
             raise PromptError(
-                f"the {len(run)} categories from {run[0]} ({names[run[0]]!r}) on have {need} tokens, but there is room "
-                f"for {room}: use a smaller chunk_size, or None"
+                f"the {len(chunk)} categories from {chunk[0]} ({names[chunk[0]]!r}) on have {count} tokens, but there "
+                f"is room for {room}: use a smaller chunk_size, or None"
             )
-    return runs
+    return chunks
 
 
 def _greedy(lengths: list[int], gap: int, room: int) -> list[range]:
+    """Chunks that each hold as many of the next names as fit."""
     cuts, used = [0], 0
-    for i, n in enumerate(lengths):
-        if i > cuts[-1] and used + gap + n > room:
+    for i, length in enumerate(lengths):
+        if i > cuts[-1] and used + gap + length > room:
             cuts.append(i)
-        used = n if i == cuts[-1] else used + gap + n
+        used = length if i == cuts[-1] else used + gap + length
     return [range(b, e) for b, e in pairwise([*cuts, len(lengths)])]
 
 
-def _count(text: str) -> int:
+def _token_count(text: str) -> int:
     return len(tokenize(text, max_tokens=None).ids) - 2
 
 
-def _as_spans(item: Any, place: int) -> Spans:
-    """One span or several as several; whole numbers of any library count."""
+def _as_spans(item: Any, position: int) -> Spans:
+    """One span or several as several; integers of any library count."""
     try:
         several = [item] if len(item) == 2 and all(isinstance(x, Integral) for x in item) else item
         return tuple((index(begin), index(end)) for begin, end in several)
     except (TypeError, ValueError) as error:
-        way_out = "give text of the caption, a span (start, end), or a list of spans"
-        raise PromptError(f"phrase {place} is {item!r:.60}: {way_out}") from error
+        advice = "give text of the caption, a span (start, end), or a list of spans"
+        raise PromptError(f"phrase {position} is {item!r:.60}: {advice}") from error

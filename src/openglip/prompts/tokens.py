@@ -1,4 +1,4 @@
-"""Word pieces of a text with their character offsets (BERT base uncased; the vocabulary is bundled)."""
+"""Word pieces of a text with their character ranges (BERT base uncased; the vocabulary is part of the package)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 from openglip.errors import PromptError
+from openglip.structures.sample import Span
 
 MAX_TOKENS = 256
 VOCABULARY = Path(__file__).with_name("vocab.txt")
@@ -17,10 +18,16 @@ VOCABULARY = Path(__file__).with_name("vocab.txt")
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids of [CLS], the word pieces, [SEP]; offsets: half-open character range of each, (0, 0) for the two ends."""
+    """A tokenised text.
+
+    Attributes:
+        ids: Of [CLS], the word pieces, [SEP].
+        offsets: Character range of each token, (0, 0) for [CLS] and [SEP].
+        truncated: Whether the text was cut to fit the limit.
+    """
 
     ids: tuple[int, ...]
-    offsets: tuple[tuple[int, int], ...]
+    offsets: tuple[Span, ...]
     truncated: bool = False
 
     def __len__(self) -> int:
@@ -33,28 +40,29 @@ def _tokenizer() -> Tokenizer:
 
 
 def tokenize(text: str, max_tokens: int | None = MAX_TOKENS, *, truncate: bool = False) -> Tokens:
-    """Word pieces of `text`. Words like "[SEP]" become the special tokens, as in GLIP.
+    """Split a text into word pieces, without padding. May be called from several threads.
 
-    max_tokens: limit that counts [CLS] and [SEP]; None: no limit. truncate: cut what is over the limit and say so in
-    `truncated`; otherwise it is a PromptError. Not padded. Safe to call from several threads.
+    Words like "[SEP]" become the special tokens, as in GLIP. Source: docs/spec.md 3.2.
+
+    Args:
+        text: The text.
+        max_tokens: Limit that counts [CLS] and [SEP]; None: no limit.
+        truncate: Cut a text over the limit instead of refusing it.
+
+    Raises:
+        PromptError: The text is over the limit or is no valid unicode.
     """
     try:
         encoding = _tokenizer().encode(text)
-    except (TypeError, UnicodeEncodeError) as error:  # lone surrogates; which one, the library's version says
+    except (TypeError, UnicodeEncodeError) as error:  # lone surrogates; the error depends on the library's version
         raise PromptError(f"not a valid unicode string: {text!r:.80}") from error
     ids, offsets = encoding.ids, encoding.offsets
     if max_tokens is None or len(ids) <= max_tokens:
         return Tokens(tuple(ids), tuple(offsets))
     if not truncate:
-        place = offsets[max_tokens - 1][0]
+        begin = offsets[max_tokens - 1][0]
         raise PromptError(
             f"the text has {len(ids)} tokens, the limit is {max_tokens}: shorten or split it "
-            f"(the first word that does not fit is at character {place}: {text[place : place + 20]!r})"
+            f"(the first word that does not fit is at character {begin}: {text[begin : begin + 20]!r})"
         )
     return Tokens((*ids[: max_tokens - 1], ids[-1]), (*offsets[: max_tokens - 1], offsets[-1]), truncated=True)
-
-
-@cache
-def pieces() -> tuple[str, ...]:
-    """The vocabulary in the order of its ids."""
-    return tuple(VOCABULARY.read_text(encoding="utf-8").splitlines())
