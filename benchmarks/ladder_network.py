@@ -18,7 +18,8 @@ from openglip.model.bert import FIRST, LAST, Bert
 from openglip.model.fpn import FPN
 from openglip.model.glip import GLIP
 from openglip.model.head import Head, TextFeatures
-from openglip.nano.model import GREY, TEXT_DIM, WordTable, segments
+from openglip.nano.geometry import GREY
+from openglip.nano.text import TEXT_DIM, WordTable, segments
 from openglip.nano.yolox import Neck
 from openglip.prompts.tables import read_table
 from openglip.training.nano import _folded, _yolox_key

@@ -22,7 +22,7 @@ from openglip.data.files import whole_file
 from openglip.data.pack import Pack, Picture
 from openglip.images.prepare import prepare, resized_size
 from openglip.model.head import TextFeatures
-from openglip.nano.model import TEXT_DIM
+from openglip.nano.text import TEXT_DIM
 from openglip.prompts.tables import read_table
 from openglip.training.losses import ClosedSetCriterion, GroundingCriterion
 from openglip.training.nano_batches import UNLIKE, Ask, Texts, ask_sentences, sentence

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import openglip
 from openglip.images.read import read_image
 from openglip.model.anchors import AnchorGrid
-from openglip.nano.model import CLASSES, Nano, WordTable
+from openglip.nano.model import CLASSES, Nano
+from openglip.nano.text import WordTable
 from openglip.predict.detector import Detector
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
@@ -62,7 +63,7 @@ def test_full_stops_and_ends_carry_no_features(nano: Detector):
     with torch.inference_mode():
         both = nano.model.encode_text(ids, mask).hidden[0]
         one = nano.model.encode_text(*ids_of("a cat")).hidden[0]
-        empty = nano.model.read(torch.zeros(1, 1, 768))[0, 0]
+        empty = nano.model.project_text(torch.zeros(1, 1, 768))[0, 0]
     torch.testing.assert_close(both[4:6], one[1:3], atol=1e-5, rtol=1e-5)
     for place in (0, 3, 6):
         torch.testing.assert_close(both[place], empty)
@@ -122,7 +123,7 @@ def test_the_tower_reads_both_encoders_where_it_stands(threads: int, monkeypatch
         assert photo.shape[2:] == (96, 128)
         return [places(96 // s, 128 // s, s / 0.6, 64) for s in (8, 16, 32)]
 
-    monkeypatch.setattr(model, "known", known)
+    monkeypatch.setattr(model, "run_detector", known)
     monkeypatch.setattr(model.mobilenet, "forward", seen)
     monkeypatch.setattr(model, "tower", lambda *args: given.extend(args) or [])
     own = torch.get_num_threads()

@@ -18,7 +18,8 @@ import openglip
 from openglip.data.pack import Phrase, Picture, pack
 from openglip.errors import ConfigError, DataError
 from openglip.model.head import TextFeatures
-from openglip.nano.model import Mixer, Nano
+from openglip.nano.layers import ConvBlock
+from openglip.nano.model import Nano
 from openglip.prompts.tokens import tokenize
 from openglip.training import nano as training
 from openglip.training import narrow
@@ -69,7 +70,7 @@ def test_kept_texts_are_what_the_model_itself_encodes(model: Nano, batches: Nano
         own = model.eval().encode_text(ids, torch.ones_like(ids, dtype=torch.bool)).hidden[0]
         rows = [batches.texts.index[t] for t in ("a red ball", "the dog")]
         kept = torch.from_numpy(np.concatenate([batches.texts.features(r) for r in rows]))
-        read = model.read(kept[None])[0]
+        read = model.project_text(kept[None])[0]
     torch.testing.assert_close(own[[1, 2, 3, 5, 6]], read, atol=2e-2, rtol=2e-2)
 
 
@@ -139,7 +140,7 @@ def test_a_run_leaves_the_frozen_parts_and_ships_in_two_files(
     before, after = model.state_dict(), read_checkpoint(tmp_path).state
     assert set(before) == set(after)
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key].half(), after[key].half())}
-    assert {"mobilenet", "join", "words", "asks"} <= changed
+    assert {"mobilenet", "lateral", "text_projection", "query_projection"} <= changed
     assert not changed & {"bert", "yolox"}
     training.export(after, tmp_path, {"licence": "none"})
     shipped = {k: v for f in tmp_path.glob("nano-*.safetensors") for k, v in read_checkpoint(f).state.items()}
@@ -153,7 +154,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     folder, wider = tmp_path_factory.mktemp("teacher"), Wider()
     for name, parameter in wider.named_parameters():
-        if name.split(".")[0] in ("down", "up", "named", "placed") and parameter.ndim > 1:
+        if name.split(".")[0] in ("top_down", "bottom_up", "alignment_branch", "box_branch") and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     training.export(wider.state_dict(), folder, {})
     return folder
@@ -169,17 +170,17 @@ def test_a_narrower_model_says_what_the_wider_one_says(teacher: Path):
     """Where half of the units add nothing, and others are sums of each other, all of it."""
     wider = Wider().eval()
     load_state(wider, training.embedded_state(teacher), teacher)
-    for block in (block for block in wider.modules() if isinstance(block, Mixer)):
-        block.narrow.weight.data[:, :150] = 0
-        for part in (block.widen.weight.data, block.widen.bias.data):  # type: ignore[union-attr]
+    for block in (block for block in wider.modules() if isinstance(block, ConvBlock)):
+        block.pointwise2.weight.data[:, :150] = 0
+        for part in (block.pointwise1.weight.data, block.pointwise1.bias.data):  # type: ignore[union-attr]
             part[150:170] = part[170:190]
     images = torch.randn(2, 3, 80, 120) * 40
     expected = wider.levels(images)
     kept = narrow.narrowed(wider, images)
     assert all(torch.equal(a, b) for a, b in zip(expected, wider.levels(images), strict=True))  # left as it was
     smaller = Wider().eval()
-    for block in (block for block in smaller.modules() if isinstance(block, Mixer)):
-        block.widen, block.narrow = torch.nn.Conv2d(128, 96, 1), torch.nn.Conv2d(96, 128, 1)
+    for block in (block for block in smaller.modules() if isinstance(block, ConvBlock)):
+        block.pointwise1, block.pointwise2 = torch.nn.Conv2d(128, 96, 1), torch.nn.Conv2d(96, 128, 1)
     load_state(smaller, kept, "narrowed")
     load_state(Nano(), kept, "narrowed")
     for level, found in zip(expected, smaller.levels(images), strict=True):
@@ -192,7 +193,7 @@ def test_a_lesson_is_nothing_to_one_who_knows_it(teacher: Path):
     mask = torch.tensor([[True, True, False]])
     with torch.no_grad():
         levels = wider.levels(torch.randn(1, 3, 80, 120) * 40)
-        said = wider.compare(levels, TextFeatures(wider.read(torch.randn(1, 3, 768)), mask))
+        said = wider.align_tower(levels, TextFeatures(wider.project_text(torch.randn(1, 3, 768)), mask))
         other = said._replace(logits=said.logits + torch.randn_like(said.logits), centerness=said.centerness + 1)
         known = lesson(levels, said, levels, said, mask)
         unknown = lesson([level + 0.1 for level in levels], other, levels, said, mask)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from openglip.errors import ConfigError, DataError
 from openglip.nano.model import Nano
-from openglip.nano.second_look import CANDIDATES, SecondLook
+from openglip.nano.second_stage import CANDIDATES, SecondStage
 from openglip.training import second_look as training
 from openglip.training.nano import embedded_state, export
 from openglip.weights.load import load_state
@@ -57,7 +57,7 @@ def one_phrase(right: int) -> training.Seen:
 def test_it_learns_which_box_is_right_and_where_it_lies():
     torch.manual_seed(1)
     photos = [one_phrase(right) for right in (1, 2)]
-    second = SecondLook(8, width=32)
+    second = SecondStage(8, width=32)
     second.load_state_dict(training.train(second, photos, [(100, 3e-3, 1.0), (60, 1e-3, 2.0)]))
     second.eval()
     for photo, right in zip(photos, (1, 2), strict=True):
@@ -80,11 +80,11 @@ def test_padding_costs_nothing():
 
 
 def test_the_new_scores_count_by_a_share():
-    second = SecondLook(8, width=32)
+    second = SecondStage(8, width=32)
     with torch.no_grad():
         for parameter in second.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    half = SecondLook(8, width=32)
+    half = SecondStage(8, width=32)
     half.load_state_dict(training.tempered(second.state_dict(), 0.5))
     photo = one_phrase(1)
     given = training.asked(photo, photo.wanted)
@@ -127,4 +127,4 @@ def test_the_command_sees_a_photo_once_and_writes_files_that_load(
     after = embedded_state(tmp_path / "out")
     load_state(Nano(), after, "out")
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key].float(), after[key].float())}
-    assert changed == {"second_look"}
+    assert changed == {"second_stage"}

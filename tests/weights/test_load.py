@@ -97,7 +97,7 @@ def test_regenerated_tables_are_rebuilt_and_never_loaded(tmp_path: Path, state: 
 def test_own_files_name_their_model(tmp_path: Path, state: State) -> None:
     write_safetensors(tmp_path / "mine.safetensors", state, {"model": "debug", "licence": "CC0"})
     assert same(load_model(tmp_path / "mine.safetensors"), state)
-    assert read_info(tmp_path / "mine.safetensors") == {"model": "debug", "licence": "CC0", "format": 1}
+    assert read_info(tmp_path / "mine.safetensors") == {"model": "debug", "licence": "CC0", "format": 2}
     assert sorted(os.listdir(tmp_path)) == ["mine.safetensors"]
     (tmp_path / "usual").touch()
     assert (tmp_path / "mine.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -260,10 +260,10 @@ def test_things_that_are_no_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openglip.weights.files.FORMAT_VERSION", 2)
+    monkeypatch.setattr("openglip.weights.files.FORMAT_VERSION", 3)
     write_safetensors(tmp_path / "new.safetensors", state, {"model": "debug"})
     monkeypatch.undo()
-    with pytest.raises(WeightsError, match=r"has format 2.*--upgrade"):
+    with pytest.raises(WeightsError, match=r"has format 3.*--upgrade"):
         load_model(tmp_path / "new.safetensors")
 
 

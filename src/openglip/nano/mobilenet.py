@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openglip.model.linear import conv2d, convolve, has_blocks
+from openglip.nano.layers import convolve_depthwise
 
 # ImageNet's, RGB, for values 0..255
 MEAN = (123.675, 116.28, 103.53)
@@ -14,7 +15,7 @@ STD = (58.395, 57.12, 57.375)
 
 
 class SameConv(nn.Conv2d):
-    """Convolution padded as TensorFlow does ("same"), ReLU6 unless linear."""
+    """Convolution with TensorFlow's "same" padding, then ReLU6 if `act`."""
 
     def __init__(self, inner: int, outer: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
         super().__init__(inner, outer, size, stride, (size - 1) // 2 * stride, groups=groups)
@@ -22,33 +23,38 @@ class SameConv(nn.Conv2d):
 
     def forward(self, input: Tensor, plus: Tensor | None = None) -> Tensor:
         act = "relu6" if self.act else "none"
-        # Sides are even, so that a stride of 2 needs one more row and column, at the end.
-        if input.is_mkldnn:  # a larger kernel that begins with zeros has them on both sides
-            two = self.stride[0] == 2
-            weight, padding = (F.pad(self.weight, (1, 0, 1, 0)), (1, 1)) if two else (self.weight, self.padding)
+        # Sides are even, so a stride of 2 needs one more row and column, at the end.
+        if input.is_mkldnn:  # a kernel enlarged by leading zeros lets both sides have the same padding
+            strided = self.stride[0] == 2
+            weight, padding = (F.pad(self.weight, (1, 0, 1, 0)), (1, 1)) if strided else (self.weight, self.padding)
             y = conv2d(input, weight, self.bias, self.stride, padding, self.groups, act)  # type: ignore[arg-type]
             return y if plus is None else y + plus
-        y = convolve(input, self, act, plus=plus)
-        # With two on each side the places are the same and one more at the start, and no padded copy of the larger map
-        # is made.
+        y = (convolve_depthwise if self.groups > 1 else convolve)(input, self, act, plus=plus)
+        # With two rows and columns of padding on each side the result has one more of each at the start, and no padded
+        # copy of the larger map is made.
         return y[..., 1:, 1:] if self.stride[0] == 2 else y
 
 
 class Inverted(nn.Module):
+    """Inverted residual block: pointwise to `expand` times as many channels, depthwise 3 x 3, pointwise back."""
+
     def __init__(self, inner: int, outer: int, stride: int, expand: int) -> None:
         super().__init__()
-        wide = inner * expand
+        hidden = inner * expand
         self.shortcut = stride == 1 and inner == outer
-        self.expand = SameConv(inner, wide) if expand > 1 else nn.Identity()
-        self.depth = SameConv(wide, wide, 3, stride, wide)
-        self.project = SameConv(wide, outer, act=False)
+        self.expand = SameConv(inner, hidden) if expand > 1 else nn.Identity()
+        self.depth = SameConv(hidden, hidden, 3, stride, hidden)
+        self.project = SameConv(hidden, outer, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.depth(self.expand(x)), x if self.shortcut else None)
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 (Sandler et al., 2018), normalisation folded. BGR 0..255 (even sides). Strides 8, 16, 32."""
+    """MobileNetV2 (Sandler et al., 2018) with folded normalisation; returns maps of strides 8, 16 and 32.
+
+    Its input is B x 3 x H x W, BGR from 0 to 255, with even sides.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,16 +79,16 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         mean, std = x.new_tensor([MEAN, STD]).flip(1)[..., None, None].unbind()
-        # SameConv's last row and column: cheaper to add here, to three channels, than to cut from 32
+        # The last row and column that SameConv would add: cheaper to add here, to 3 channels, than to cut from 32.
         x = F.pad(torch.addcmul(-mean / std, x, 1 / std), (0, 1, 0, 1))
         if not has_blocks(x):
             return self._levels(x)
-        # one photo at a time: the wide fine maps of several would leave the cache
-        photos = [self._levels(photo.contiguous().to_mkldnn()) for photo in x.split(1)]
+        # One image at a time: the fine maps of several would leave the cache.
+        images = [self._levels(image.contiguous().to_mkldnn()) for image in x.split(1)]
         layout = torch.channels_last
         return [
             torch.cat([level.to_dense() for level in levels]).contiguous(memory_format=layout)
-            for levels in zip(*photos, strict=True)
+            for levels in zip(*images, strict=True)
         ]
 
     def _levels(self, x: Tensor) -> list[Tensor]:

@@ -26,8 +26,8 @@ class Unit(nn.Conv2d):
         return convolve(input, self, "swish")
 
 
-class Pair(nn.Sequential):
-    """Depthwise, then pointwise unit."""
+class DepthwiseUnit(nn.Sequential):
+    """A depthwise, then a pointwise unit."""
 
     def __init__(self, inner: int, outer: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.shortcut = shortcut
         self.conv1 = Unit(dim, dim)
-        self.conv2 = Pair(dim, dim)
+        self.conv2 = DepthwiseUnit(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(self.conv1(x))
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
 
 
 class CSP(nn.Module):
-    """Half of the channels pass `depth` bottlenecks, the other half goes straight."""
+    """Half of the channels pass through `depth` bottlenecks, the other half around them."""
 
     def __init__(self, inner: int, outer: int, depth: int = 1, shortcut: bool = False) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class SPP(nn.Module):
 
 
 class Stem(Unit):
-    """A 3 x 3 unit over the four pixels of each 2 x 2 as channels, computed as 6 x 6 with a stride of 2."""
+    """A 3 x 3 unit over 2 x 2 pixels stacked as channels, computed as a 6 x 6 convolution with a stride of 2."""
 
     def forward(self, input: Tensor) -> Tensor:
-        # official order of channels: column in the 2 x 2, row in it, colour
+        # the official order of channels: column of the 2 x 2, row, colour
         weight = self.weight.unflatten(1, (2, 2, 3)).permute(0, 3, 4, 2, 5, 1).reshape(-1, 3, 6, 6)
         return conv2d(input, weight, self.bias, (2, 2), (2, 2), act="swish")
 
@@ -89,10 +89,10 @@ class Darknet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = Stem(12, 16, 3)
-        self.dark2 = nn.Sequential(Pair(16, 32, stride=2), CSP(32, 32, 1, True))
-        self.dark3 = nn.Sequential(Pair(32, 64, stride=2), CSP(64, 64, 3, True))
-        self.dark4 = nn.Sequential(Pair(64, 128, stride=2), CSP(128, 128, 3, True))
-        self.dark5 = nn.Sequential(Pair(128, 256, stride=2), SPP(256), CSP(256, 256))
+        self.dark2 = nn.Sequential(DepthwiseUnit(16, 32, stride=2), CSP(32, 32, 1, True))
+        self.dark3 = nn.Sequential(DepthwiseUnit(32, 64, stride=2), CSP(64, 64, 3, True))
+        self.dark4 = nn.Sequential(DepthwiseUnit(64, 128, stride=2), CSP(128, 128, 3, True))
+        self.dark5 = nn.Sequential(DepthwiseUnit(128, 256, stride=2), SPP(256), CSP(256, 256))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c3 = self.dark3(self.dark2(self.stem(x)))
@@ -108,16 +108,16 @@ class Neck(nn.Module):
         self.C3_p4 = CSP(256, 128)
         self.reduce_conv1 = Unit(128, 64)
         self.C3_p3 = CSP(128, 64)
-        self.bu_conv2 = Pair(64, 64, stride=2)
+        self.bu_conv2 = DepthwiseUnit(64, 64, stride=2)
         self.C3_n3 = CSP(128, 128)
-        self.bu_conv1 = Pair(128, 128, stride=2)
+        self.bu_conv1 = DepthwiseUnit(128, 128, stride=2)
         self.C3_n4 = CSP(256, 256)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c3, c4, c5 = self.backbone(x)
         top = self.lateral_conv0(c5)
-        middle = self.reduce_conv1(self.C3_p4(torch.cat([double(top), c4], 1)))
-        p3 = self.C3_p3(torch.cat([double(middle), c3], 1))
+        middle = self.reduce_conv1(self.C3_p4(torch.cat([upsample(top), c4], 1)))
+        p3 = self.C3_p3(torch.cat([upsample(middle), c3], 1))
         p4 = self.C3_n3(torch.cat([self.bu_conv2(p3), middle], 1))
         return p3, p4, self.C3_n4(torch.cat([self.bu_conv1(p4), top], 1))
 
@@ -127,23 +127,27 @@ class YoloxHead(nn.Module):
         super().__init__()
         dims, dim = (64, 128, 256), 64
         self.stems = nn.ModuleList(Unit(d, dim) for d in dims)
-        self.cls_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
-        self.reg_convs = nn.ModuleList(nn.Sequential(Pair(dim, dim), Pair(dim, dim)) for _ in dims)
+        self.cls_convs = nn.ModuleList(nn.Sequential(DepthwiseUnit(dim, dim), DepthwiseUnit(dim, dim)) for _ in dims)
+        self.reg_convs = nn.ModuleList(nn.Sequential(DepthwiseUnit(dim, dim), DepthwiseUnit(dim, dim)) for _ in dims)
         self.cls_preds = nn.ModuleList(nn.Conv2d(dim, CLASSES, 1) for _ in dims)
         self.reg_preds = nn.ModuleList(nn.Conv2d(dim, 4, 1) for _ in dims)
         self.obj_preds = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in dims)
 
     def forward(self, x: Tensor, level: int) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Features twice B x 64 x h x w, scores B x 80 x h x w (0..1), raw boxes B x 4 x h x w."""
+        """x: of one level. Returns features of both branches B x 64 x h x w each, class scores B x 80 x h x w from 0 to
+        1, raw boxes B x 4 x h x w.
+        """
         x = self.stems[level](x)
-        named, placed = self.cls_convs[level](x), self.reg_convs[level](x)
-        last = [cast("nn.Conv2d", convs[level]) for convs in (self.cls_preds, self.obj_preds, self.reg_preds)]
-        scores = convolve(named, last[0]).sigmoid() * convolve(placed, last[1]).sigmoid()
-        return [named, placed], scores, convolve(placed, last[2])
+        class_features, box_features = self.cls_convs[level](x), self.reg_convs[level](x)
+        classes, objectness, boxes = (
+            cast("nn.Conv2d", convs[level]) for convs in (self.cls_preds, self.obj_preds, self.reg_preds)
+        )
+        scores = convolve(class_features, classes).sigmoid() * convolve(box_features, objectness).sigmoid()
+        return [class_features, box_features], scores, convolve(box_features, boxes)
 
 
 class Yolox(nn.Module):
-    """YOLOX-Nano (Ge et al., 2021), keys of the official file with normalisation folded. BGR 0..255."""
+    """YOLOX-Nano (Ge et al., 2021) with folded normalisation; its input is BGR from 0 to 255."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,14 +155,16 @@ class Yolox(nn.Module):
         self.head = YoloxHead()
 
     def forward(self, x: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
-        """Per level features (64, 128 or 256 channels of the neck, twice 64 of the head), scores, raw boxes."""
+        """x: B x 3 x H x W. Returns for each level features (64, 128 or 256 channels of the neck, then twice 64 of the
+        head), class scores and raw boxes.
+        """
         levels = []
-        for i, feature in enumerate(self.backbone(x)):
-            own, scores, boxes = self.head(feature, i)
-            levels.append(([feature, *own], scores, boxes))
+        for i, neck_features in enumerate(self.backbone(x)):
+            head_features, scores, boxes = self.head(neck_features, i)
+            levels.append(([neck_features, *head_features], scores, boxes))
         return levels
 
 
-def double(x: Tensor) -> Tensor:
-    """Twice the height and width, each value four times."""
+def upsample(x: Tensor) -> Tensor:
+    """Nearest-neighbour upsampling to twice the height and width."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

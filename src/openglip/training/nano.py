@@ -34,7 +34,9 @@ from openglip.data.render import render_view
 from openglip.data.views import View
 from openglip.errors import ConfigError, DataError
 from openglip.model.head import HeadOutputs, TextFeatures
-from openglip.nano.model import PLACES, TOWER, Nano, other_words
+from openglip.nano.geometry import GRID, TOWER_GRID
+from openglip.nano.model import Nano
+from openglip.nano.text import class_synonyms
 from openglip.prompts.tables import read_table
 from openglip.prompts.text import Spans
 from openglip.runtime import from_first_rank, rank, world_size
@@ -114,7 +116,7 @@ class NanoInTraining(Nano):
 
     def train(self, mode: bool = True) -> NanoInTraining:
         super().train(mode)
-        self.anchors = TOWER if mode else PLACES
+        self.anchors = TOWER_GRID if mode else GRID
         if self.teachers:
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -122,7 +124,7 @@ class NanoInTraining(Nano):
         return self
 
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> HeadOutputs:
-        """In training, ids are features: B x L x 768, for `read`. Words and comparison stay in float32."""
+        """In training, ids are features: B x L x 768, for `project_text`. Words and comparison stay in float32."""
         if not self.training:
             return super().forward(images, ids, mask)
         levels = self.encode_image(images)[:3]
@@ -138,7 +140,7 @@ class NanoInTraining(Nano):
 
     @staticmethod
     def _said(model: Nano, levels: Sequence[Tensor], ids: Tensor, mask: Tensor) -> HeadOutputs:
-        return model.compare([level.float() for level in levels], TextFeatures(model.read(ids), mask))
+        return model.align_tower([level.float() for level in levels], TextFeatures(model.project_text(ids), mask))
 
 
 def start(model: NanoInTraining, recipe: NanoRecipe) -> NanoInTraining:
@@ -157,7 +159,6 @@ def start(model: NanoInTraining, recipe: NanoRecipe) -> NanoInTraining:
         load_state(teacher, embedded_state(Path(recipe.teacher)), recipe.teacher)
         model.teachers = (teacher.to(memory_format=torch.channels_last).eval(),)  # type: ignore[call-overload]
     freeze(model, recipe.frozen)
-    _full_precision_depthwise(model)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -258,7 +259,10 @@ def nano_batches(recipe: NanoRecipe, model: Nano, folder: Path) -> NanoBatches:
         _packed(recipe, model, folder)
     from_first_rank(None, next(model.parameters()).device)
     packed, texts = _packed(recipe, model, folder)
-    for known, words in ((model.names, read_table("coco")), (model.others, [word for word, _ in other_words()])):
+    for known, words in (
+        (model.class_embeddings, read_table("coco")),
+        (model.synonym_embeddings, [word for word, _ in class_synonyms()]),
+    ):
         known.copy_(torch.from_numpy(texts.mean[[texts.index[word] for word in words]]))
     return NanoBatches(packed, texts, left_out)
 
@@ -336,21 +340,6 @@ def criterion(recipe: NanoRecipe, model: Any) -> NanoCriterion:
         raise ConfigError("accumulate must be 1 with a teacher: its terms are means of a batch")
     pupil = model if model.teachers else None
     return NanoCriterion(place_weight=recipe.place_weight / recipe.accumulate, pupil=pupil)
-
-
-def _full_precision_depthwise(model: nn.Module) -> None:
-    """Run depthwise convolutions that train in fp32: their bf16 gradients are three times slower on a CPU."""
-
-    def wrap(forward: Any) -> Any:
-        def run(x: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, enabled=False):
-                return forward(x.float())
-
-        return run
-
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
-            module.forward = wrap(module.forward)  # type: ignore[method-assign]
 
 
 def describe(recipe: NanoRecipe) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import torch
 from openglip.data.files import read_json
 from openglip.data.pack import GREY, Drawn, Pack, Phrase, Picture, draw
 from openglip.files import StrPath, whole_file
-from openglip.nano.model import TEXT_DIM, Nano, other_words
+from openglip.nano.model import Nano
+from openglip.nano.text import TEXT_DIM, class_synonyms
 from openglip.prompts.tables import read_table
 from openglip.prompts.tokens import tokenize
 from openglip.training.batches import Batch
@@ -112,7 +113,7 @@ class Texts:
 def all_texts(pictures: Iterable[Picture]) -> list[str]:
     """Every text that training may ask: sentences, phrases, names with and without an article."""
     texts: dict[str, None] = {}
-    names: set[str] = {*read_table("coco"), *(word for word, _ in other_words())}
+    names: set[str] = {*read_table("coco"), *(word for word, _ in class_synonyms())}
     for picture in pictures:
         for caption, phrases in picture.captions:
             texts[sentence(caption)] = None
@@ -172,8 +173,8 @@ class NanoBatches:
     def batch(self, count: int, size: tuple[int, int], rng: random.Random) -> Batch:
         """count pictures, all lying in `size` or all upright in it turned.
 
-        images: BGR minus 114. In place of ids the features of the tokens, B x L x 768 float32, for `Nano.read`; mask:
-        tokens that count.
+        images: BGR minus 114. In place of ids the features of the tokens, B x L x 768 float32, for
+        `Nano.project_text`; mask: tokens that count.
         """
         drawn = self.drawn(count, size, rng)
         length = max(sum(map(self.texts.length, ask.texts)) for _, ask, _ in drawn)

@@ -18,7 +18,8 @@ from openglip.data.files import image_content
 from openglip.errors import DataError
 from openglip.images.prepare import pad_batch, prepare
 from openglip.images.read import read_image
-from openglip.nano.model import INNER, Mixer, Nano
+from openglip.nano.layers import ConvBlock
+from openglip.nano.model import BLOCK_WIDTH, Nano
 from openglip.training.nano import ABOUT, captioned_photos, embedded_state, export, held_out
 from openglip.training.teacher import Wider
 from openglip.weights.load import load_state
@@ -35,17 +36,17 @@ def narrowed(wider: Wider, images: Tensor) -> dict[str, Tensor]:
     that are left speak for the others.
     """
     seen: dict[str, list[Tensor]] = {}
-    blocks = {name: block for name, block in wider.named_modules() if isinstance(block, Mixer)}
+    blocks = {name: block for name, block in wider.named_modules() if isinstance(block, ConvBlock)}
 
-    def watch(name: str, block: Mixer) -> None:
-        inner = block.wide
+    def watch(name: str, block: ConvBlock) -> None:
+        inner = block.hidden
 
-        def wide(x: Tensor) -> Tensor:
+        def hidden(x: Tensor) -> Tensor:
             y = inner(x)
             seen.setdefault(name, []).append(y.permute(0, 2, 3, 1).flatten(0, 2))
             return y
 
-        block.wide = wide  # type: ignore[method-assign]
+        block.hidden = hidden  # type: ignore[method-assign]
 
     for name, block in blocks.items():
         watch(name, block)
@@ -53,20 +54,20 @@ def narrowed(wider: Wider, images: Tensor) -> dict[str, Tensor]:
         wider.levels(images)
     finally:
         for block in blocks.values():
-            del block.wide
+            del block.hidden
     state = dict(wider.state_dict())
     for name, block in blocks.items():
         units = torch.cat(seen[name])
-        out, bias = block.narrow.weight.flatten(1), cast("Tensor", block.narrow.bias)
-        best = (units.std(0) * out.norm(dim=0)).topk(INNER).indices.sort().values
+        out, bias = block.pointwise2.weight.flatten(1), cast("Tensor", block.pointwise2.bias)
+        best = (units.std(0) * out.norm(dim=0)).topk(BLOCK_WIDTH).indices.sort().values
         given = torch.cat([units[:, best], torch.ones(len(units), 1)], 1)
         products = given.T @ given
-        ridge = RIDGE * products.diagonal().mean() * torch.eye(INNER + 1)
+        ridge = RIDGE * products.diagonal().mean() * torch.eye(BLOCK_WIDTH + 1)
         fitted = torch.linalg.solve(products + ridge, given.T @ (units @ out.T + bias))
-        state[f"{name}.widen.weight"] = block.widen.weight[best]
-        state[f"{name}.widen.bias"] = cast("Tensor", block.widen.bias)[best]
-        state[f"{name}.narrow.weight"] = fitted[:-1].T[..., None, None].contiguous()
-        state[f"{name}.narrow.bias"] = fitted[-1]
+        state[f"{name}.pointwise1.weight"] = block.pointwise1.weight[best]
+        state[f"{name}.pointwise1.bias"] = cast("Tensor", block.pointwise1.bias)[best]
+        state[f"{name}.pointwise2.weight"] = fitted[:-1].T[..., None, None].contiguous()
+        state[f"{name}.pointwise2.bias"] = fitted[-1]
     return state
 
 

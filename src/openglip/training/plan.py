@@ -15,7 +15,7 @@ from openglip.data.render import render_view
 from openglip.data.transforms import Resize
 from openglip.errors import DataError
 from openglip.images.prepare import padded_size, resized_size
-from openglip.nano.model import TEXT_DIM
+from openglip.nano.text import TEXT_DIM
 from openglip.training import nano
 from openglip.training.batches import Views
 from openglip.training.optim import freeze

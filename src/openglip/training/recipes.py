@@ -194,7 +194,7 @@ def nano() -> NanoRecipe:
         use_average=True,
         frozen=(
             *("bert.", "yolox.", "mobilenet.stem."),
-            *("mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.", "second_look."),
+            *("mobilenet.blocks.0.", "mobilenet.blocks.1.", "mobilenet.blocks.2.", "second_stage."),
         ),
         checkpoint_every=200,
         workers=0,

@@ -28,8 +28,8 @@ from openglip.errors import ConfigError, DataError
 from openglip.files import whole_file
 from openglip.images.read import read_image
 from openglip.model.head import TextFeatures
-from openglip.nano.model import PLACES, Nano
-from openglip.nano.second_look import CANDIDATES, SecondLook, read_points
+from openglip.nano.model import GRID, Nano
+from openglip.nano.second_stage import CANDIDATES, SecondStage, sample_features
 from openglip.predict.detector import Detector
 from openglip.predict.text import TextEncoder
 from openglip.prompts.tokens import tokenize
@@ -77,7 +77,7 @@ def look(detector: Detector, picture: Picture, content: bytes) -> Seen:
     for prompt in encoder.phrases_alone(phrases) if phrases else ():
         hidden, mask = cast("TextFeatures", prompt.tokens)
         outputs = model.align(pyramid, TextFeatures(hidden[None], mask[None]))
-        words.append(model.phrases(pyramid, hidden, prompt.token_map))
+        words.append(model.phrase_features(pyramid, hidden, prompt.token_map))
         none = [0.0] * len(prompt.labels)
         found = model.phrase_candidates(outputs, 0, prompt.token_map, image.network_size, none)
         for label, row in enumerate(prompt.labels.tolist()):
@@ -105,7 +105,7 @@ def seen_photos(detector: Detector, data: Path, left_out: set[tuple[str, str]], 
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps([picture.image_id for picture, _ in photos]).encode())
     for key, value in detector.model.state_dict().items():
-        if not key.startswith("second_look."):
+        if not key.startswith("second_stage."):
             digest.update(value.numpy().tobytes())
     made_of = folder / "made_of.txt"
     if made_of.is_file() and made_of.read_text() != digest.hexdigest():
@@ -127,7 +127,7 @@ def asked(photo: Seen, wanted: Sequence[tuple[int, Tensor]]) -> tuple[Tensor, ..
     """What the second look is given for some phrases of a photo."""
     rows = [row for row, _ in wanted]
     boxes = photo.boxes[rows]
-    seen = read_points(photo.levels, PLACES.strides[:3], boxes.flatten(0, 1)).unflatten(0, boxes.shape[:2])
+    seen = sample_features(photo.levels, GRID.strides[:3], boxes.flatten(0, 1)).unflatten(0, boxes.shape[:2])
     return seen, boxes, photo.scores[rows], photo.words[rows], photo.size.expand(len(rows), 2)
 
 
@@ -158,7 +158,7 @@ def losses(
 
 
 def train(
-    second: SecondLook, photos: Sequence[Seen], cycles: Sequence[tuple[int, float, float]] = CYCLES, seed: int = 0
+    second: SecondStage, photos: Sequence[Seen], cycles: Sequence[tuple[int, float, float]] = CYCLES, seed: int = 0
 ) -> dict[str, Tensor]:
     """Train it in place, each cycle from where the last ended; gives the mean of what they end with."""
     ends = []
@@ -169,7 +169,7 @@ def train(
 
 
 def _cycle(
-    second: SecondLook, photos: Sequence[Seen], steps: int, lr: float, weight: float, seed: int
+    second: SecondStage, photos: Sequence[Seen], steps: int, lr: float, weight: float, seed: int
 ) -> dict[str, Tensor]:
     """The running average of the weights after so many steps of a cosine from lr."""
     rng = random.Random(seed)
@@ -199,9 +199,9 @@ def _cycle(
 
 def tempered(state: dict[str, Tensor], share: float) -> dict[str, Tensor]:
     """Weights whose new logits count by a share, those of the first stage by the rest; with 1 / share the way back."""
-    last = ("out.3.weight", "out.3.bias")
+    last = ("output.3.weight", "output.3.bias")
     scaled = {key: torch.cat([state[key][:1] * share, state[key][1:]]) for key in last}
-    return state | scaled | {"trust": 1 + share * (state["trust"] - 1)}
+    return state | scaled | {"first_stage_weight": 1 + share * (state["first_stage_weight"] - 1)}
 
 
 def main() -> None:
@@ -217,8 +217,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model = Nano()
-    fresh = SecondLook(model.keys.out_channels)
-    state, prefix = embedded_state(arguments.weights), "second_look."
+    fresh = SecondStage(model.keys.out_channels)
+    state, prefix = embedded_state(arguments.weights), "second_stage."
     if arguments.go_on:
         earlier = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
         load_state(fresh, tempered(earlier, 1 / arguments.share), arguments.weights)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openglip.model.head import HeadOutputs
-from openglip.nano.model import GRID, Nano, photos
+from openglip.nano.geometry import DETECTOR_GRID, decode_detector_boxes, encode_boxes, unprepare
+from openglip.nano.model import Nano
 from openglip.nano.yolox import CLASSES
 
 EVERYWHERE = 0.03  # weight of a place at which the teacher sees nothing; its probability is added
@@ -21,16 +22,16 @@ EVERYWHERE = 0.03  # weight of a place at which the teacher sees nothing; its pr
 
 class Wider(Nano):
     def __init__(self) -> None:
-        super().__init__(inner=256)
+        super().__init__(width=256)
 
     @torch.no_grad()
     def levels(self, images: Tensor) -> list[Tensor]:
-        """The first three levels of `Nano.encode_image`; boxes are offsets from `GRID` on four fifths of the size."""
+        """The first three levels of `Nano.encode_image`; boxes are offsets from `DETECTOR_GRID` on 4/5 of the size."""
         size = images.shape[2] * 4 // 5, images.shape[3] * 4 // 5
-        photo = photos(F.interpolate(images, size, mode="bicubic", align_corners=False))
-        known = self.known(photo)
-        guesses = self.offsets(self.boxes_of([raw for _, _, raw in known]), GRID)
-        return self.tower([(features, scores) for features, scores, _ in known], guesses, self.mobilenet(photo))
+        photo = unprepare(F.interpolate(images, size, mode="bicubic", align_corners=False))
+        detected = self.run_detector(photo)
+        offsets = encode_boxes(decode_detector_boxes([raw for _, _, raw in detected]), DETECTOR_GRID, self.coder)
+        return self.tower([(features, scores) for features, scores, _ in detected], offsets, self.mobilenet(photo))
 
 
 def lesson(

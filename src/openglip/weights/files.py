@@ -17,8 +17,9 @@ from torch import Tensor
 
 from openglip.errors import WeightsError, WeightsNotFoundError
 from openglip.files import whole_path
+from openglip.weights.keys import current_keys
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: other keys of `nano`
 RUN_FILE = "model.safetensors"
 
 # What torch.load raises for bytes that are no checkpoint, besides its own refusal of code (UnpicklingError).
@@ -171,7 +172,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             info = _parse_info(file.metadata(), path)
-            return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, info, path)  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return Checkpoint(current_keys(state, info.get("model"), info.get("format", 0)), info, path)
     except SafetensorError as error:
         raise _damaged(path, error) from error
 

@@ -16,6 +16,50 @@ from torch import Tensor
 from openglip.errors import ConfigError
 from openglip.weights.records import BY_FILE
 
+# Keys of the embedded model in files of format 1 (openglip 0.1), by the first part or parts of the key.
+_NANO_BLOCKS = ("down", "up", "named", "placed")
+NANO_FORMAT_1 = {
+    "join": "lateral",
+    "down": "top_down",
+    "stride": "downsample",
+    "up": "bottom_up",
+    "named": "alignment_branch",
+    "placed": "box_branch",
+    "boxes": "box_regression",
+    "central": "centerness",
+    "words": "text_projection",
+    "looks": "text_attention",
+    "asks": "query_projection",
+    "names": "class_embeddings",
+    "others": "synonym_embeddings",
+    "likeness": "class_similarity",
+    "trust": "detector_weight",
+    "prior": "prior_logit",
+    "calibration": "tower_calibration",
+    "own": "detector_calibration",
+    "second_look": "second_stage",
+}
+# and by a later part, inside the modules whose keys begin with the first name
+NANO_FORMAT_1_INNER = {
+    **{block: {"depth": "depthwise", "widen": "pointwise1", "narrow": "pointwise2"} for block in _NANO_BLOCKS},
+    "looks": {"keys": "key_value", "out": "output", "feed": "feed_forward"},
+    "second_look": {
+        "point": "point_projection",
+        "shape": "grid_projection",
+        "mean": "mean_projection",
+        "fit": "alignment_projection",
+        "place": "geometry_projection",
+        "words": "text_projection",
+        "gate": "text_gate",
+        "mix": "mlp",
+        "compare": "relations",
+        "three": "qkv",
+        "lie": "geometry",
+        "out": "output",
+        "feed": "feed_forward",
+        "trust": "first_stage_weight",
+    },
+}
 PREFIX = "module."  # of the official distributed wrapper
 _REGENERATED = re.compile(r"relative_position_index$|embeddings\.position_ids$|anchor_generator\.cell_anchors\.\d+$")
 # Parts of the official training set-up that no prediction uses.
@@ -23,6 +67,25 @@ _IGNORED = re.compile(r"^language_backbone\.body\.model\.pooler\.|(^|\.)(mlm_hea
 _BIAS_TABLE = "relative_position_bias_table"
 _POSITIONS = "embeddings.position_embeddings.weight"
 _FINEST_STRIDE, _ANCHOR, _LEVELS = 8, 64, 5
+
+
+def current_keys(state: Mapping[str, Tensor], model: str | None, version: int) -> dict[str, Tensor]:
+    """The keys of one of our files as this version has them; the tensors are not touched.
+
+    Args:
+        state: The file's tensors.
+        model: Name of the architecture in its metadata.
+        version: Its format version.
+    """
+    if model != "nano" or version > 1:
+        return dict(state)
+    return {_nano_key(key): value for key, value in state.items()}
+
+
+def _nano_key(key: str) -> str:
+    first, *rest = key.split(".")
+    inner = NANO_FORMAT_1_INNER.get(first, {})
+    return ".".join([NANO_FORMAT_1.get(first, first), *(inner.get(part, part) for part in rest)])
 
 
 def from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

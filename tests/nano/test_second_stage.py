@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import openglip
-from openglip.nano.second_look import CANDIDATES, SecondLook, points_of, read_points
+from openglip.nano.second_stage import CANDIDATES, SecondStage, sample_features, sample_points
 from openglip.predict.detector import Detector
 
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "astronaut.jpg"
@@ -31,7 +31,7 @@ def drawn(count: int = 2, boxes: int = 5, dim: int = 8) -> tuple[torch.Tensor, .
     return seen, torch.cat([corner, corner + side], 2), scores, torch.randn(count, 2 * dim), size
 
 
-def shaken(second: SecondLook) -> SecondLook:
+def shaken(second: SecondStage) -> SecondStage:
     """As if it had learned something."""
     with torch.no_grad():
         for parameter in second.parameters():
@@ -46,19 +46,19 @@ def test_points_are_read_where_they_lie():
         cells = (torch.arange(960 // stride) + 0.5) * stride - 0.5
         levels.append(torch.stack(torch.meshgrid(cells, cells, indexing="xy")))
     boxes = torch.tensor([[300.0, 320, 340, 360], [400, 300, 500, 430], [200, 250, 700, 600]])
-    torch.testing.assert_close(read_points(levels, STRIDES, boxes), points_of(boxes), atol=1e-2, rtol=1e-4)
-    centre, corner = points_of(boxes)[:, 12], points_of(boxes)[:, 0]
+    torch.testing.assert_close(sample_features(levels, STRIDES, boxes), sample_points(boxes), atol=1e-2, rtol=1e-4)
+    centre, corner = sample_points(boxes)[:, 12], sample_points(boxes)[:, 0]
     torch.testing.assert_close(centre, (boxes[:, :2] + boxes[:, 2:]) / 2)
     assert (corner < boxes[:, :2]).all()
 
 
 def test_points_outside_read_the_border():
     levels = [torch.full((1, 4, 4), 7.0) for _ in STRIDES]
-    assert (read_points(levels, STRIDES, torch.tensor([[-500.0, -500, 900, 900]])) == 7).all()
+    assert (sample_features(levels, STRIDES, torch.tensor([[-500.0, -500, 900, 900]])) == 7).all()
 
 
 def test_half_precision_is_near():
-    second = shaken(SecondLook(8))
+    second = shaken(SecondStage(8))
     given = drawn()
     boxes, logits = second(*given)
     with torch.autocast("cpu", torch.bfloat16):
@@ -69,13 +69,13 @@ def test_half_precision_is_near():
 
 def test_untrained_it_changes_nothing():
     seen, boxes, scores, words, size = drawn()
-    mended, logits = SecondLook(8).eval()(seen, boxes, scores, words, size)
+    mended, logits = SecondStage(8).eval()(seen, boxes, scores, words, size)
     torch.testing.assert_close(mended, boxes)
     torch.testing.assert_close(logits.sigmoid(), scores)
 
 
 def test_padding_has_no_say():
-    second = shaken(SecondLook(8))
+    second = shaken(SecondStage(8))
     seen, boxes, scores, words, size = drawn()
     whole = second(seen, boxes, scores, words, size)
     padded = second(
@@ -90,7 +90,7 @@ def test_padding_has_no_say():
 
 
 def test_boxes_of_a_phrase_have_a_say_in_each_other():
-    second = shaken(SecondLook(8))
+    second = shaken(SecondStage(8))
     seen, boxes, scores, words, size = drawn()
     moved = boxes.clone()
     moved[:, 4] += 30
@@ -114,13 +114,13 @@ def test_a_phrase_is_answered_the_same_whatever_stands_beside_it(nano: Detector)
 
 def test_a_phrase_below_the_threshold_is_not_looked_at(nano: Detector, monkeypatch: pytest.MonkeyPatch):
     looked = []
-    first = type(nano.model).look_again
+    first = type(nano.model).refine_phrases
 
-    def look_again(self, found, *rest):
+    def refine_phrases(self, found, *rest):
         looked.extend(found.labels.unique().tolist())
         return first(self, found, *rest)
 
-    monkeypatch.setattr(type(nano.model), "look_again", look_again)
+    monkeypatch.setattr(type(nano.model), "refine_phrases", refine_phrases)
     found = nano.ground(str(PHOTO), "A woman beside a submarine", phrases=["A woman", "a submarine"])
     assert looked == [0]
     assert set(found.names) == {"A woman"}
@@ -142,7 +142,7 @@ def test_a_threshold_only_cuts(nano: Detector):
 def test_the_best_score_of_a_phrase_stays(nano: Detector, monkeypatch: pytest.MonkeyPatch):
     image, asked = nano.encode(str(PHOTO)), {"phrases": ["A woman", "a flag", "a horse"], "threshold": 0}
     twice = nano.ground(image, "A woman, a flag and a horse", **asked)
-    monkeypatch.setattr(type(nano.model), "look_again", lambda self, found, *_: found)
+    monkeypatch.setattr(type(nano.model), "refine_phrases", lambda self, found, *_: found)
     once = nano.ground(image, "A woman, a flag and a horse", **asked)
     for label in range(3):
         assert twice.scores[twice.labels == label].max() == pytest.approx(
@@ -151,5 +151,5 @@ def test_the_best_score_of_a_phrase_stays(nano: Detector, monkeypatch: pytest.Mo
 
 
 def test_names_are_not_looked_at_twice(nano: Detector, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(type(nano.model), "look_again", lambda *_: pytest.fail("looked twice"))
+    monkeypatch.setattr(type(nano.model), "refine_phrases", lambda *_: pytest.fail("looked twice"))
     assert len(nano.detect(str(PHOTO), ["person"]))
