@@ -27,7 +27,7 @@ from common import RESULTS, machine
 from PIL import Image
 
 from openglip.data.files import Files
-from openglip.data.readers.flickr30k import parse_boxes, parse_sentence
+from openglip.data.formats.flickr30k import parse_boxes, parse_sentence
 from openglip.errors import MissingExtraError
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings

@@ -11,7 +11,7 @@ from labelling_at_scale import lines_of
 
 from openglip.data.files import Files, whole_file
 from openglip.data.pack import Phrase, Picture
-from openglip.data.readers.flickr30k import parse_sentence
+from openglip.data.formats.flickr30k import parse_sentence
 from openglip.structures.boxes import iou
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from openglip.data.mixtures import Source
-from openglip.data.readers.odvg import read_odvg
+from openglip.data.formats.odvg import read_odvg
 from openglip.data.training_prompts import caption_prompt
 from openglip.training.recipe import Recipe
 

@@ -18,7 +18,7 @@ import openglip
 from openglip import ConfigError, DataError, ImageError, OpenGLIPError, PromptError, WeightsError
 from openglip.cli.main import app
 from openglip.data.findings import Findings
-from openglip.data.readers.coco import read_coco
+from openglip.data.formats.coco import read_coco
 from openglip.evaluation.read import read_annotations, read_results
 from openglip.structures.detections import Detections
 from openglip.weights.files import write_safetensors

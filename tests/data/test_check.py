@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openglip.data.check import check
+from openglip.data.checking import check
 from openglip.errors import ConfigError, DataError
 
 

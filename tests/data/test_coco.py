@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from openglip.data.findings import Findings
-from openglip.data.readers.coco import read_coco
+from openglip.data.formats.coco import read_coco
 from openglip.errors import DataError
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openglip.data.convert import convert
+from openglip.data.conversion import convert
 from openglip.data.files import image_content
 from openglip.data.findings import Findings
-from openglip.data.formats import open_splits
-from openglip.data.writers import WRITERS, write_odvg
+from openglip.data.formats import FORMATS
+from openglip.data.formats.odvg import write_odvg
+from openglip.data.reading import open_splits
 from openglip.errors import ConfigError
 from openglip.structures.sample import FileSlice, Sample
 
+WRITERS = {format.name: format.write for format in FORMATS if format.write is not None}
 NAMES = ("cat", "traffic light", "übergroße Katze")
 
 

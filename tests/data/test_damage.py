@@ -9,7 +9,7 @@ import pytest
 from test_readers import lines, tsv, write  # same folder
 
 from openglip.data.findings import Findings
-from openglip.data.formats import READERS
+from openglip.data.formats import BY_NAME
 from openglip.errors import DataError
 
 IMAGE = {"id": 3, "file_name": "7.jpg", "width": 100, "height": 80}
@@ -131,4 +131,4 @@ def test_any_damage_is_a_finding_or_a_data_error(name, tmp_path):
     for seed in range(200):
         found = damaged(content, random.Random(seed))
         with contextlib.suppress(DataError):
-            list(READERS[name](save(tmp_path, found), tmp_path, Findings()))
+            list(BY_NAME[name].read(save(tmp_path, found), tmp_path, Findings()))

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from openglip.data.findings import Findings
-from openglip.data.readers.flickr30k import parse_sentence, read_flickr30k
+from openglip.data.formats.flickr30k import parse_sentence, read_flickr30k
 from openglip.data.views import load
 from openglip.errors import DataError
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openglip.data.check import check
-from openglip.data.convert import convert
+from openglip.data.checking import check
+from openglip.data.conversion import convert
 from openglip.data.files import image_content, image_size
 from openglip.data.findings import Findings
-from openglip.data.formats import open_splits
+from openglip.data.reading import open_splits
 from openglip.errors import ConfigError, DataError
 
 
@@ -370,10 +370,10 @@ def test_a_split_of_the_same_name_is_checked_beside_it(tmp_path):
 
 def test_a_name_of_against_is_given_once(tmp_path):
     pytest.importorskip("typer", reason="needs typer (extra cli)")
-    from openglip.cli.data import _named
+    from openglip.cli.data import _named_paths
 
     with pytest.raises(ConfigError, match="val is given twice"):
-        _named([f"val={tmp_path}", f"val={tmp_path}"])
+        _named_paths([f"val={tmp_path}", f"val={tmp_path}"])
 
 
 def header(width, height):

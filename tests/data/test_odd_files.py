@@ -12,22 +12,23 @@ import pytest
 from PIL import Image
 from test_readers import encoded, tsv, write  # same folder
 
-from openglip.data.check import check
-from openglip.data.convert import convert
+from openglip.data.checking import check
+from openglip.data.conversion import convert
 from openglip.data.findings import Findings
-from openglip.data.formats import open_splits, sniff
+from openglip.data.formats import FORMATS
+from openglip.data.formats.objects365 import read_objects365_tsv
+from openglip.data.formats.webdataset import read_webdataset
 from openglip.data.mixtures import Mixture, Source
-from openglip.data.readers.objects365 import read_objects365_tsv
-from openglip.data.readers.webdataset import read_webdataset
-from openglip.data.render import render_splits
+from openglip.data.reading import open_splits, recognise
+from openglip.data.rendering import render
 from openglip.data.training_prompts import detection_prompt_with_negatives
-from openglip.data.writers import WRITERS
 from openglip.errors import DataError
 from openglip.images.prepare import Preparation
 from openglip.structures.draw import colour_of, draw
 from openglip.structures.sample import Sample
 from openglip.training.batches import batch_stream
 
+WRITERS = {format.name: format.write for format in FORMATS if format.write is not None}
 SUFFIX = {"coco": "o.json", "odvg": "o.jsonl", "label-studio": "o.json"}
 BOX = {"detection": {"instances": [{"bbox": [1, 2, 30, 40], "label": 0, "category": "cat"}]}}
 
@@ -146,7 +147,7 @@ def test_broken_rows_do_not_stop_a_conversion(name, broken_rows, tmp_path):
 
 
 def test_broken_rows_are_said_between_drawn_ones(broken_rows, tmp_path):
-    drawn = list(render_splits(broken_rows, tmp_path / "drawn"))
+    drawn = list(render(broken_rows, tmp_path / "drawn"))
     assert [(d.id, d.file is None) for d in drawn] == [("k0", False), (1, True), ("k2", True), ("k3", False)]
     assert "line 1: not json" in (drawn[1].error or "")
     assert "base64" in (drawn[2].error or "")
@@ -175,10 +176,10 @@ def test_words_from_right_to_left_are_drawn():
 
 def test_a_set_whose_first_row_is_broken_is_still_known(tmp_path):
     caption = json.dumps({"caption": "a cat", "bboxes": [[1, 2, 30, 40]], "spans": [[[2, 5]]]})
-    assert sniff(tsv_set(tmp_path, ["[oops", caption], ["abc", "abc"])) == "caption-tsv"
+    assert recognise(tsv_set(tmp_path, ["[oops", caption], ["abc", "abc"])).name == "caption-tsv"
 
 
 def test_a_set_of_several_label_files_is_named(tmp_path):
     path = write(tmp_path / "set.yaml", "img: a.tsv\nlabel: [a.tsv, b.tsv]\n")
     with pytest.raises(DataError, match=r"set\.yaml: label names no file"):
-        sniff(path)
+        recognise(path)

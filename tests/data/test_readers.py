@@ -11,20 +11,21 @@ import pytest
 from PIL import Image
 
 from openglip.data.findings import Findings
-from openglip.data.formats import READERS, open_splits
-from openglip.data.readers.caption_tsv import flat, read_caption_tsv
-from openglip.data.readers.label_studio import read_label_studio
-from openglip.data.readers.lvis import read_lvis
-from openglip.data.readers.mdetr import read_mdetr
-from openglip.data.readers.objects365 import read_objects365, read_objects365_tsv
-from openglip.data.readers.odvg import read_odvg
-from openglip.data.readers.openimages import read_openimages
-from openglip.data.readers.parquet import read_parquet
-from openglip.data.readers.tsv import TsvFile
-from openglip.data.readers.visual_genome import read_visual_genome
-from openglip.data.readers.voc import read_voc
-from openglip.data.readers.webdataset import read_webdataset
-from openglip.data.readers.yolo import read_yolo
+from openglip.data.formats import FORMATS
+from openglip.data.formats.caption_tsv import flat, read_caption_tsv
+from openglip.data.formats.label_studio import read_label_studio
+from openglip.data.formats.lvis import read_lvis
+from openglip.data.formats.mdetr import read_mdetr
+from openglip.data.formats.objects365 import read_objects365, read_objects365_tsv
+from openglip.data.formats.odvg import read_odvg
+from openglip.data.formats.openimages import read_openimages
+from openglip.data.formats.parquet import read_parquet
+from openglip.data.formats.visual_genome import read_visual_genome
+from openglip.data.formats.voc import read_voc
+from openglip.data.formats.webdataset import read_webdataset
+from openglip.data.formats.yolo import read_yolo
+from openglip.data.reading import open_splits
+from openglip.data.tsv import TsvFile
 from openglip.errors import DataError, MissingExtraError
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "train"
@@ -52,7 +53,7 @@ def write(path, content):
 def sniffed(path):
     """Samples of a path by format and split, as `open_splits` finds them."""
     splits = open_splits(path)
-    return next(iter(splits.values())).format, {split: list(read(Findings())) for split, read in splits.items()}
+    return next(iter(splits.values())).format.name, {split: list(read(Findings())) for split, read in splits.items()}
 
 
 def test_lvis(tmp_path):
@@ -374,7 +375,7 @@ def test_parquet(tmp_path):
     ]  # fmt: skip
     photo(tmp_path / "a.jpg")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
-    one, two = read_parquet(tmp_path / "train.parquet", batch_rows=1)
+    one, two = read_parquet(tmp_path / "train.parquet")
     assert (one.names, one.size, one.scores.tolist()) == (("a dog",), (80, 100), [0.5])
     assert (two.image, two.caption) == (str(tmp_path / "a.jpg"), "an owl")
     assert sniffed(tmp_path)[0] == "parquet"
@@ -386,7 +387,7 @@ def test_parquet(tmp_path):
 def test_parquet_says_which_package_it_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"openglip\[train\]"):
-        list(read_parquet(tmp_path))
+        list(read_parquet(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize("names", ["[cat, dog]", "\n  0: cat\n  1: dog"])
@@ -465,6 +466,6 @@ def test_label_studio(tmp_path):
 
 def test_every_format_names_the_file_that_is_missing(tmp_path):
     (tmp_path / "folder").mkdir()
-    for name, read in READERS.items():
+    for format in FORMATS:
         with pytest.raises((DataError, MissingExtraError), match=str(tmp_path)):
-            list(read(tmp_path / "folder" / f"nothing.{name}", tmp_path, Findings()))
+            list(format.read(tmp_path / "folder" / f"nothing.{format.name}", tmp_path, Findings()))

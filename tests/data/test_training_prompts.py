@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openglip.data.training_prompts import (
-    DETECTION_PREFIX,
     caption_prompt,
     choose_categories,
     detection_prompt_of_all,
@@ -45,7 +44,11 @@ def same_tokens(caption, spans, expected):
     assert [span_tokens(tokens, *span) for (span,) in spans] == expected["tokens_per_box"]
 
 
-@pytest.mark.parametrize("case", PROMPTS["fixed_order"], ids=lambda c: c["name"])
+# the official prefix "object detection : " is off in every recipe, so it is no option here
+FIXED = [case for case in PROMPTS["fixed_order"] if not case["input"]["detection_prefix"]]
+
+
+@pytest.mark.parametrize("case", FIXED, ids=lambda c: c["name"])
 def test_fixed_order(case):
     given, expected = case["input"], case["output"]
     names = list(given["names"].values())
@@ -60,7 +63,6 @@ def test_fixed_order(case):
         shuffle=False,
         wordings=wordings,
         separator=given["separation"],
-        prefix=DETECTION_PREFIX if given["detection_prefix"] else "",
         max_tokens=10_000,
     )
     assert prompt.caption == expected["caption"]
@@ -102,11 +104,11 @@ def test_prompts_keep_their_promises(seed, labels, max_tokens):
     record = sample(names, labels)
     prompt = detection_prompt_with_negatives(record, *generators(seed), max_tokens=max_tokens)
     assert len(tokenize(prompt.caption, max_tokens=None)) <= max_tokens
-    assert len(prompt.kept) + prompt.dropped == len(labels)
-    present = {record.names[i] for i in prompt.kept}
+    assert len(prompt.rows) + prompt.dropped == len(labels)
+    present = {record.names[i] for i in prompt.rows}
     dropped = set(record.names) - present
     assert not dropped & set(prompt.names), "a category whose boxes were dropped is no negative"
-    for row, spans in zip(prompt.kept, prompt.spans, strict=True):
+    for row, spans in zip(prompt.rows, prompt.spans, strict=True):
         ((begin, end),) = spans
         assert prompt.caption[begin:end] == clean_name(record.names[row])
     assert len(set(prompt.names) - present) <= 85
@@ -130,12 +132,12 @@ def test_all_categories_need_room_and_an_exhaustive_source():
         detection_prompt_of_all(sample(["cat"], [0]), *generators(0), wordings={"cat": ("a ", "cat", "")})
 
 
-@pytest.mark.parametrize("case", ROUTINES["pack_caption"]["cases"])
+# the official code can do without the safeguard, but no recipe does
+@pytest.mark.parametrize("case", [case for case in ROUTINES["pack_caption"]["cases"] if case["safeguard"]])
 def test_packing_captions(case):
     spans = [tuple(map(tuple, item)) for item in case["tokens_positive"]]
     caption, moved = pack_captions(
-        case["positive"], spans, case["negatives"], random.Random(case["seed"]), case["max_query_len"],
-        guard=case["safeguard"],
+        case["positive"], spans, case["negatives"], random.Random(case["seed"]), case["max_query_len"]
     )  # fmt: skip
     assert caption == case["caption"]
     assert [[list(span) for span in item] for item in moved] == case["tokens_positive_out"]
@@ -168,7 +170,7 @@ def test_captions_with_unrelated_ones(seed):
 def test_phrases_beyond_the_limit_are_dropped_with_their_boxes():
     caption = "dog " * 300 + "cat"
     prompt = caption_prompt(grounding(caption, [((0, 3),), ((1200, 1203),), ()]), *generators(0))
-    np.testing.assert_array_equal(prompt.kept, [0])
+    np.testing.assert_array_equal(prompt.rows, [0])
     assert prompt.dropped == 2
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from labelling.stub import fast
 
-from openglip.data.readers.odvg import read_odvg
-from openglip.data.readers.parquet import read_parquet
+from openglip.data.formats.odvg import read_odvg
+from openglip.data.formats.parquet import read_parquet
 from openglip.errors import ConfigError, DataError
 from openglip.labelling.export import from_review, lines_of, publish, to_review
 from openglip.labelling.run import label

@@ -10,8 +10,9 @@ from labelling.stub import fast
 from PIL import Image
 
 from openglip.data.files import image_content
+from openglip.data.format import Pair
 from openglip.errors import DataError
-from openglip.labelling.inputs import Pair, plan
+from openglip.labelling.inputs import plan
 from openglip.labelling.manifest import Manifest
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
@@ -75,7 +76,7 @@ def test_captions_in_one_file(photos: Path, tmp_path: Path) -> None:
     assert [p.id for p in pairs(tmp_path / "captions_val.json")] == [9, 8, 7]
     coco["annotations"][0]["image_id"] = 77
     (tmp_path / "captions_val.json").write_text(json.dumps(coco))
-    with pytest.raises(DataError, match="annotation 9 belongs to no image: 77"):
+    with pytest.raises(DataError, match=r"captions_val\.json, id 9: there is no image 77"):
         plan(tmp_path / "captions_val.json")
     (tmp_path / "bad.csv").write_text("name,words\na.jpg,x\n")
     with pytest.raises(DataError, match="line 2 names no picture"):

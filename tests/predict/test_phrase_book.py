@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from openglip.data.format import Pair
 from openglip.errors import PromptError
 from openglip.labelling import shards
-from openglip.labelling.inputs import Pair, Shard
+from openglip.labelling.inputs import Shard
 from openglip.labelling.shards import LabelSettings, label_shard
 from openglip.labelling.teacher import Task, Teacher, TeacherSettings
 from openglip.predict.detector import Detector, load

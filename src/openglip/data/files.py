@@ -1,4 +1,4 @@
-"""Files of a data set: folders and tars alike, json with errors that name the file."""
+"""Files of a data set: folders and tars alike, JSON and YAML with errors that name the file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import os.path
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from openglip.errors import DataError, ImageError
-from openglip.files import StrPath
-from openglip.structures.sample import FileSlice, ImageReference
+from openglip.files import FileSlice, StrPath
+from openglip.structures.sample import ImageReference
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+DAMAGED = "damaged archive"
+"""Begins what is wrong with a tar or parquet file that breaks off."""
 
 
 class Files:
     """The files of a folder, or the members of an uncompressed tar, by their names with forward slashes.
 
-    Nothing is opened before it is asked for; of a tar only the headers are read, once.
-    Raises DataError when the path is missing or no tar.
+    No file is opened before it is needed; of a tar only the headers are read, once.
+
+    Args:
+        path: A folder or a tar.
+
+    Raises:
+        DataError: The path is missing or no tar.
     """
 
     def __init__(self, path: StrPath) -> None:
@@ -27,15 +35,17 @@ class Files:
         self._members: dict[str, FileSlice] | None = None
         self._by_last_part: dict[str, list[str]] = {}
         if self.path.is_file():
-            self._members = {s.name.removeprefix("./"): s for s in tar_members(self.path)}
+            self._members = {member.name.removeprefix("./"): member for member in tar_members(self.path)}
             for name in self._members:
                 self._by_last_part.setdefault(name.rpartition("/")[2], []).append(name)
         elif not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder or tar")
 
     def find(self, name: str) -> str | FileSlice | None:
-        """The file of this name; also tried: its last two parts and its last part, and in a tar the one member that
-        ends with the name. None when there is none.
+        """The file of this name, or None.
+
+        Tried in turn: the whole name, its last two parts, its last part, and in a tar the only member whose name ends
+        with it.
         """
         parts = PurePosixPath(name.replace("\\", "/")).parts
         for tail in dict.fromkeys((name, "/".join(parts[-2:]), parts[-1] if parts else name)):
@@ -48,47 +58,62 @@ class Files:
         return self._members[ends[0]] if self._members is not None and len(ends) == 1 else None
 
     def reference(self, name: str) -> str | FileSlice:
-        """The file of this name, or the path where it should be; whoever opens it will say that it is missing."""
+        """The file of this name, or the path where it should be; opening it then reports that it is missing."""
         return self.find(name) or str(self.path / name)
 
     def by_stem(self) -> dict[str, str | FileSlice]:
         """Every image by its name without folder and suffix (Flickr30k: ID.jpg or ID.webp)."""
         if self._members is not None:
-            found: dict[str, str | FileSlice] = {**self._members}
+            files: dict[str, str | FileSlice] = {**self._members}
         else:
-            found = {str(p): str(p) for p in sorted(self.path.rglob("*")) if p.is_file()}
-        return {PurePosixPath(n).stem: f for n, f in found.items() if n.lower().endswith(IMAGE_SUFFIXES)}
+            files = {str(p): str(p) for p in sorted(self.path.rglob("*")) if p.is_file()}
+        return {PurePosixPath(n).stem: f for n, f in files.items() if n.lower().endswith(IMAGE_SUFFIXES)}
 
-    def texts(self, suffix: str, unreadable: dict[str, DataError] | None = None) -> Iterator[tuple[str, str]]:
+    def texts(self, suffix: str, errors: dict[str, DataError] | None = None) -> Iterator[tuple[str, str]]:
         """Name without folder and suffix, and text, of every file with a suffix, in the order of the names.
 
-        unreadable: takes the error of each file that can't be read (not UTF-8) by its name; None: it is raised.
+        Args:
+            suffix: End of the names, such as ".txt".
+            errors: Takes the error of each file that can't be read (not UTF-8) under its name; None raises it.
         """
         if self._members is not None:
-            found: list[str | FileSlice] = [self._members[n] for n in sorted(self._members) if n.endswith(suffix)]
+            files: list[str | FileSlice] = [self._members[n] for n in sorted(self._members) if n.endswith(suffix)]
         else:
-            found = [str(file) for file in sorted(self.path.rglob(f"*{suffix}"))]
-        for place in found:
-            stem = PurePosixPath(place if isinstance(place, str) else place.name).stem
+            files = [str(file) for file in sorted(self.path.rglob(f"*{suffix}"))]
+        for file in files:
+            stem = PurePosixPath(file if isinstance(file, str) else file.name).stem
             try:
-                text = decode(image_content(place), place)
+                text = decode(image_content(file), file)
             except DataError as error:
-                if unreadable is None:
+                if errors is None:
                     raise
-                unreadable[stem] = error
+                errors[stem] = error
             else:
                 yield stem, text
 
 
 def tar_members(path: StrPath) -> Iterator[FileSlice]:
-    """The regular files of an uncompressed tar as slices of it, in their order. Raises DataError."""
+    """The regular files of an uncompressed tar as slices of it, in their order.
+
+    Raises:
+        DataError: It is no tar, is compressed, or breaks off: "PATH: damaged archive: after byte N, ...".
+    """
+    end = 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                end = member.offset_data + member.size
                 if member.isfile():
                     yield FileSlice(str(path), member.offset_data, member.size, name=member.name)
+        # tarfile takes a damaged header for the end, but a whole tar has a block of zeros there
+        with open(path, "rb") as file:
+            file.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+            is_whole = not file.read(tarfile.BLOCKSIZE).strip(b"\0")
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path}: not a readable uncompressed tar: {error}") from error
+        hint = "" if end else " (only uncompressed tars are read)"
+        raise DataError(f"{path}: {DAMAGED}: after byte {end}, {error}{hint}") from error
+    if not is_whole:
+        raise DataError(f"{path}: {DAMAGED}: after byte {end}")
 
 
 def image_size(image: ImageReference) -> tuple[int, int]:
@@ -111,22 +136,38 @@ def image_content(image: ImageReference) -> bytes:
         raise DataError(f"{image}: {error.strerror or error}") from error
 
 
-def read_json(path: StrPath) -> object:
-    """A json file. Raises DataError with file, line and column."""
+def read_text(path: StrPath) -> str:
+    """A text file in UTF-8, without a byte order mark. Raises DataError that names the file."""
     try:
-        return json.loads(decode(Path(path).read_bytes(), path))
+        return decode(Path(path).read_bytes(), path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def read_json(path: StrPath) -> object:
+    """A JSON file. Raises DataError with file, line and column."""
+    try:
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not json at line {error.lineno}, column {error.colno}: {error.msg}") from error
 
 
-def read_lines(path: StrPath) -> list[str]:
-    """The lines of a text file that are not blank, stripped."""
+def read_yaml(path: StrPath) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises DataError that names the file."""
+    import yaml
+
     try:
-        return [line.strip() for line in decode(Path(path).read_bytes(), path).splitlines() if line.strip()]
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not yaml: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: no mapping")
+    return content
+
+
+def read_lines(path: StrPath) -> list[str]:
+    """The lines of a text file that are not blank, stripped. Raises DataError that names the file."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def decode(content: bytes, path: object) -> str:

@@ -1,10 +1,10 @@
-"""What is wrong with annotations: collected by the readers while they leave it out, and by `data check`."""
+"""What is wrong with annotations: collected by readers, which leave it out, and by `data check`."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from openglip.errors import DataError
@@ -19,12 +19,19 @@ NOTES = (
     "unrelated_caption",
     "caption_without_box",
 )
-"""Kinds that are no fault: things a format holds on purpose and the training does not use."""
+"""Kinds that are no faults: what a format holds on purpose and training does not use."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """kind: one word, see docs/formats.md; file, id: where; message: what and which."""
+    """One fault.
+
+    Attributes:
+        kind: One word; docs/formats.md lists them.
+        file: Where it is.
+        id: The id of the image, annotation or row in that file, if it has one.
+        message: What is wrong.
+    """
 
     kind: str
     file: str
@@ -34,20 +41,30 @@ class Finding:
 
 @dataclass
 class Findings:
-    """Exact counts per kind, and the findings themselves when `keep` is set."""
+    """Collects faults and notes.
+
+    Attributes:
+        keep: Keep the findings themselves, and not only their counts.
+        fatal: Kinds that raise a DataError instead of being collected.
+        items: The faults so far.
+        counts: Faults and notes so far, by kind.
+    """
 
     keep: bool = True
+    fatal: Collection[str] = ()
     items: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, kind: str, file: object, id: str | int | None, message: str, times: int = 1) -> None:
-        """Record one fault or note. times: how many boxes or lines it stands for."""
+        """Record one fault or note, which stands for `times` boxes or lines."""
+        if kind in self.fatal:
+            raise DataError(f"{file}{'' if id is None else f', id {id!r}'}: {message}")
         self.counts[kind] += times
         if self.keep and kind not in NOTES:
             self.items.append(Finding(kind, str(file), id, message))
 
     def log(self, file: object) -> None:
-        """One warning with the counts, when there are any; notes are logged as information."""
+        """Log the counts: one warning where there are faults, else information about notes."""
         faults = {kind: n for kind, n in self.counts.items() if kind not in NOTES}
         if faults:
             logger.warning("%s: left out or changed: %s", file, _listed(faults))
@@ -56,8 +73,9 @@ class Findings:
 
 
 def readable(samples: Iterable[Sample], path: object, findings: Findings) -> Iterator[Sample]:
-    """Samples in their order. A sequence makes them one by one (TSV): rows that can't be read are recorded as malformed
-    and left out.
+    """Samples in their order, without those that can't be read.
+
+    A sequence makes its samples one by one (a TSV set): rows that can't be read are recorded as malformed.
     """
     if not isinstance(samples, Sequence):
         yield from samples

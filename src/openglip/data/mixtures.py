@@ -1,7 +1,7 @@
-"""Which sample comes when: sources with copies, one order per epoch, batches of like pictures for each process.
+"""Which sample comes when: sources with copies, one order per epoch, batches of alike images for each process.
 
 Everything is a function of (seed, epoch, number of processes, process), so a run continues from a count of batches
-alone, and a sample looks the same whatever the number of workers. Source: GLIP_SPEC 8.4.12, 8.4.13.
+alone, and a sample looks the same whatever the number of workers. Source: docs/spec.md 8.4.12, 8.4.13.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from openglip.structures.sample import Sample
 
 @dataclass(frozen=True)
 class Source:
-    """A named set of samples and how often it is seen.
+    """A named set of samples and how often it is used.
 
-    copies: passes in one epoch; of a fraction, each epoch draws other samples. inclusive: see `training_boxes`; true
-    for the official TSV files.
+    Attributes:
+        name: Names it in logs.
+        samples: Its samples; they may be made when they are read.
+        prompt: Makes the prompt of a sample.
+        copies: Passes in one epoch; of a fraction, each epoch draws other samples.
+        inclusive: See `training_boxes`; True for the official TSV files.
     """
 
     name: str
@@ -43,13 +47,13 @@ class Source:
         """Per sample: at least as high as wide."""
         sizes = getattr(self.samples, "sizes", None)  # lazy sets know their sizes without making samples
         if sizes is None:
-            sizes = np.array([(1, 1) if sample is None else sample.size for sample in _rows(self.samples)])
+            sizes = np.array([_size(self.samples, i) for i in range(len(self.samples))])
         return sizes[:, 0] >= sizes[:, 1]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One visit of a sample: which source, which sample, and the number that seeds its draws."""
+    """One visit of a sample: which source, which sample, and the numbers that seed its draws."""
 
     source: int
     sample: int
@@ -57,10 +61,13 @@ class Row:
 
 
 class Mixture:
-    """Sources seen together. Batches cross sources; `share` says how much of an epoch each takes.
+    """Sources that are trained on together. Batches cross sources.
 
-    by_aspect: batches hold only tall or only wide pictures (less padding), unless there are too few of one kind to fill
-    a batch: incomplete batches are left out, and these would never be seen.
+    Args:
+        sources: The sources; their names differ.
+        seed: Seed of the order and of every draw.
+        by_aspect: Batches hold only tall or only wide images (less padding), unless there are too few of one kind to
+            fill a batch: incomplete batches are left out, and these images would never be used.
     """
 
     def __init__(self, sources: Sequence[Source], seed: int = 0, *, by_aspect: bool = True) -> None:
@@ -82,7 +89,7 @@ class Mixture:
         return np.concatenate(parts)
 
     def share(self) -> dict[str, float]:
-        """Share of the visits of each source, as the first epoch has it."""
+        """Fraction of the visits that each source has in the first epoch."""
         counts = np.bincount(self.rows(0)[:, 0], minlength=len(self.sources))
         return {source.name: float(n / counts.sum()) for source, n in zip(self.sources, counts, strict=True)}
 
@@ -93,18 +100,26 @@ class Mixture:
         groups = np.zeros(len(rows), np.int64)
         if self.by_aspect:
             for number, source in enumerate(self.sources):
-                own = rows[:, 0] == number
-                groups[own] = source.is_tall[rows[own, 1]]
+                of_source = rows[:, 0] == number
+                groups[of_source] = source.is_tall[rows[of_source, 1]]
             if np.bincount(groups, minlength=2).min() < 2 * batch_size * ranks:
                 groups[:] = 0
         batches = grouped_batches(order, groups.tolist(), batch_size)
         return [[Row(*rows[i].tolist(), seed=(self.seed, epoch, i)) for i in batch] for batch in batches]
 
     def batches(self, batch_size: int, rank: int = 0, ranks: int = 1, *, start: int = 0) -> Iterator[list[Row]]:
-        """Batches of one process without end, from batch number `start` on (as many as it has trained on before).
+        """Batches of one process without end.
 
         Processes may have different numbers of batches in an epoch; each goes on to its next one by itself.
-        Raises ConfigError when an epoch has no batch.
+
+        Args:
+            batch_size: Samples per batch.
+            rank: Number of the process.
+            ranks: How many processes there are.
+            start: Number of the first batch: how many this process has trained on before.
+
+        Raises:
+            ConfigError: An epoch has no batch.
         """
         epoch = 0
         while True:
@@ -142,24 +157,23 @@ def permutation(length: int, seed: int) -> list[int]:
 def grouped_batches(order: Sequence[int], groups: Sequence[int], batch_size: int) -> list[list[int]]:
     """Full batches within groups (groups[i]: that of index i), in the order of each batch's first index."""
     position = {index: n for n, index in enumerate(order)}
-    of_group: dict[int, list[int]] = defaultdict(list)
+    members_of: dict[int, list[int]] = defaultdict(list)
     for index in order:
-        of_group[groups[index]].append(index)
+        members_of[groups[index]].append(index)
     batches = [
         members[i : i + batch_size]
-        for members in of_group.values()
+        for members in members_of.values()
         for i in range(0, len(members) - batch_size + 1, batch_size)
     ]
     return sorted(batches, key=lambda batch: position[batch[0]])
 
 
-def _rows(samples: Sequence[Sample]) -> Iterator[Sample | None]:
-    """Samples in their order; None for a row that can't be read: when it is its turn, that is said and counted."""
-    for i in range(len(samples)):
-        try:
-            yield samples[i]
-        except DataError:
-            yield None
+def _size(samples: Sequence[Sample], row: int) -> tuple[int, int]:
+    """(height, width) of a sample; a row that can't be read is reported and counted when it is its turn."""
+    try:
+        return samples[row].size
+    except DataError:
+        return 1, 1
 
 
 def _mixed(seed: int, *parts: int) -> int:

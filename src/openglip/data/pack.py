@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from openglip.data.files import Files, image_content, read_json
-from openglip.data.readers.coco import read_coco
-from openglip.data.readers.flickr30k import parse_boxes, parse_sentence
+from openglip.data.formats.coco import read_coco
+from openglip.data.formats.flickr30k import parse_boxes, parse_sentence
 from openglip.errors import DataError
 from openglip.files import StrPath, whole_file
 from openglip.images.read import read_image

@@ -1,7 +1,7 @@
-"""Annotations become training prompts: categories with sampled absent ones, captions with unrelated ones beside them.
+"""Annotations become training prompts: categories with sampled absent ones, captions between unrelated ones.
 
 Random draws come from the two generators that are passed in, in the order of the official code, so that equally seeded
-generators give its prompts. Source: GLIP_SPEC 8.4.1 to 8.4.7.
+generators make its prompts. Source: docs/spec.md 8.4.1 to 8.4.7.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ from functools import lru_cache
 import numpy as np
 
 from openglip.errors import DataError
-from openglip.prompts.text import SEPARATOR, Spans, clean_name, join_names
+from openglip.prompts.tables import Wording
+from openglip.prompts.text import SEPARATOR, clean_name, join_wordings, wording_of
 from openglip.prompts.tokens import MAX_TOKENS, tokenize
-from openglip.structures.sample import Sample
+from openglip.structures.sample import Sample, Spans
 
 Control = tuple[float, float, float, float]
-DETECTION_PREFIX = "object detection : "
 
 
 @dataclass(frozen=True)
 class TrainingPrompt:
-    """What the model reads for one picture.
+    """What the model reads for one image.
 
-    caption: the text. kept: rows of the sample's boxes that have words in it. spans: per kept box its half-open
-    character ranges. dropped: boxes left out because their words did not fit. names: what the caption lists, in its
-    order (empty for captions).
+    Attributes:
+        caption: The text.
+        rows: K int64, the rows of the sample's boxes that have words in it.
+        spans: The half-open character ranges of each of these boxes.
+        dropped: How many boxes were left out because their words did not fit or there are none.
+        names: What the caption lists, in its order; empty for captions.
     """
 
     caption: str
-    kept: np.ndarray
+    rows: np.ndarray
     spans: tuple[Spans, ...]
     dropped: int = 0
     names: tuple[str, ...] = ()
@@ -53,11 +56,23 @@ def detection_prompt_with_negatives(
 
     Absent are all other categories of an exhaustive source; else only `sample.negatives`. Categories that do not fit
     are dropped with their boxes, and counted.
+
+    Args:
+        sample: A sample with categories.
+        rng: Draws how many negatives there are, and the order.
+        numpy_rng: Draws which negatives.
+        max_negatives: At most as many absent categories.
+        control: See `choose_categories`.
+        max_tokens: Room of the text encoder.
+        separator: Stands between the names.
+
+    Raises:
+        DataError: The sample has no categories.
     """
     table, labels = _table(sample)
     absent = None if sample.exhaustive else [i for i, name in table.items() if name in set(sample.negatives)]
     chosen = choose_categories(table, labels, rng, numpy_rng, max_negatives, control, max_tokens, separator, absent)
-    return _detection(table, chosen, labels, separator, "")
+    return _detection(table, chosen, labels, separator)
 
 
 def detection_prompt_of_all(
@@ -66,15 +81,24 @@ def detection_prompt_of_all(
     numpy_rng: np.random.RandomState,
     *,
     shuffle: bool = True,
-    wordings: Mapping[str, tuple[str, str, str]] | None = None,
+    wordings: Mapping[str, Wording] | None = None,
     separator: str = SEPARATOR,
-    prefix: str = "",
     max_tokens: int = MAX_TOKENS,
 ) -> TrainingPrompt:
-    """All categories of an exhaustive source as one prompt (COCO, a user's own set).
+    """All categories of an exhaustive source as one prompt (COCO, a user's data set).
 
-    wordings: name to (prefix, words, suffix); not together with `shuffle`. numpy_rng is not used. Raises DataError when
-    the source is not exhaustive or its names do not fit (official code trains such boxes without words).
+    Args:
+        sample: A sample with categories.
+        rng: Draws the order.
+        numpy_rng: Not used.
+        shuffle: Shuffle the categories; else they stand in their order.
+        wordings: What the caption says for a name, as it is; not together with `shuffle`.
+        separator: Stands between the names.
+        max_tokens: Room of the text encoder.
+
+    Raises:
+        DataError: The source is not exhaustive, or its names do not fit (official code trains such boxes without
+            words).
     """
     if not sample.exhaustive:
         raise DataError(f"{sample.where}: not all its categories are labelled, so absent ones must be sampled")
@@ -84,7 +108,7 @@ def detection_prompt_of_all(
         if wordings is not None:
             raise DataError("wordings need the fixed order: give shuffle=False")
         rng.shuffle(order)
-    prompt = _detection(table, order, labels, separator, prefix, wordings)
+    prompt = _detection(table, order, labels, separator, wordings)
     count = len(tokenize(prompt.caption, max_tokens=None))
     if count > max_tokens:
         raise DataError(
@@ -104,10 +128,19 @@ def choose_categories(
     separator: str = SEPARATOR,
     absent: Sequence[int] | None = None,
 ) -> list[int]:
-    """Keys of the table that make up the prompt of a picture with these labels, in the order of the caption.
+    """The categories that make up the prompt of an image, in the order of the caption. Source: docs/spec.md 8.4.3.
 
-    control: chances of one negative, none, the most, (unused, 0); else their number is uniform in 1..max_negatives.
-    absent: keys that may be drawn as negatives; None: any key.
+    Args:
+        table: Name of each category.
+        labels: The categories of the image's boxes.
+        rng: Draws how many negatives there are, and the order.
+        numpy_rng: Draws which negatives.
+        max_negatives: At most as many absent categories.
+        control: Chances of one negative, of none, and of the most; the fourth number must be 0. Else their number is
+            uniform in 1..max_negatives.
+        max_tokens: Room of the text encoder.
+        separator: Stands between the names.
+        absent: Categories that may be drawn as negatives; None allows any.
     """
     budget = max_tokens - 2
     present, length = _fitting(list(set(labels)), table, budget, separator, rng)
@@ -145,10 +178,22 @@ def caption_prompt(
     most_probability: float = 0.5,
     max_tokens: int = MAX_TOKENS,
 ) -> TrainingPrompt:
-    """The sample's caption, with up to `max_negatives` captions drawn from `others` around it.
+    """The sample's caption, between captions drawn from `others`. Source: docs/spec.md 8.4.7.
 
-    0 negatives with `none_probability`, else all of them with `most_probability`, else uniform below. Boxes whose
-    words are beyond the limit, or that have none, are dropped and counted. numpy_rng is not used.
+    Boxes whose words are beyond the limit, or that have none, are dropped and counted.
+
+    Args:
+        sample: A sample with a caption and spans.
+        rng: Draws the unrelated captions and their order.
+        numpy_rng: Not used.
+        others: Unrelated captions.
+        max_negatives: At most as many of them.
+        none_probability: Chance of none.
+        most_probability: Chance of `max_negatives`, if there are any; else their number is uniform below it.
+        max_tokens: Room of the text encoder.
+
+    Raises:
+        DataError: The sample has no caption with spans.
     """
     if sample.caption is None or sample.phrase_spans is None:
         raise DataError(f"{sample.where}: has no caption with spans")
@@ -167,31 +212,28 @@ def pack_captions(
     negatives: Sequence[str],
     rng: random.Random,
     max_tokens: int = MAX_TOKENS,
-    *,
-    guard: bool = True,
 ) -> tuple[str, tuple[Spans, ...]]:
     """Join a caption with unrelated ones in random order; the spans follow the caption.
 
-    guard: leave out negatives that would push the caption over the limit. Without negatives nothing changes.
+    Negatives that would push the caption over the limit are left out. Without negatives nothing changes.
     """
     if not negatives:
         return caption, tuple(spans)
-    order = list(range(len(negatives)))
-    if guard:
-        rng.shuffle(order)
-        room, fitting = max_tokens - _token_count(caption) - 2, []
-        for i in order:
-            need = _token_count(negatives[i]) + 2
-            if need < room:
-                fitting.append(i)
-                room -= need
-        order = fitting
-    places = [-1, *order]  # -1: the caption itself; tracked by index, as its text may occur twice
-    rng.shuffle(places)
+    drawn = list(range(len(negatives)))
+    rng.shuffle(drawn)
+    fitting: list[int] = []
+    room = max_tokens - _token_count(caption) - 2
+    for i in drawn:
+        need = _token_count(negatives[i]) + 2
+        if need < room:
+            fitting.append(i)
+            room -= need
+    order = [-1, *fitting]  # -1: the caption itself; tracked by index, as its text may occur twice
+    rng.shuffle(order)
     packed, begin = "", 0
-    for place in places:
-        text = caption if place < 0 else negatives[place]
-        if place < 0:
+    for i in order:
+        text = caption if i < 0 else negatives[i]
+        if i < 0:
             begin = len(packed)
         packed += text + ("" if text.endswith(".") else ".") + " "
     return packed, tuple(tuple((b + begin, e + begin) for b, e in item) for item in spans)
@@ -201,7 +243,7 @@ SIDES = re.compile(r"(?<![A-Za-z])(left|right)(?=(?:most|wards?|hand|handed)?(?!
 
 
 def swap_left_right(caption: str, spans: Sequence[Spans]) -> tuple[str, tuple[Spans, ...]]:
-    """Caption of the mirrored picture: "left" and "right" change places, and the spans move along."""
+    """Caption of the mirrored image: "left" and "right" change places, and the spans move along."""
     swapped, moves, end = "", [], 0
     for match in SIDES.finditer(caption):
         word = "right" if match[0].lower() == "left" else "left"
@@ -218,11 +260,11 @@ def swap_left_right(caption: str, spans: Sequence[Spans]) -> tuple[str, tuple[Sp
 
 
 def _table(sample: Sample) -> tuple[dict[int, str], list[int]]:
-    """Names by label, known absent names of other sets behind them; and the labels."""
+    """Names by label, negatives that are no categories of the set after them; and the labels."""
     if sample.categories is None or sample.labels is None:
         raise DataError(f"{sample.where}: has no categories")
-    known = set(sample.categories)
-    names = [*sample.categories, *(name for name in dict.fromkeys(sample.negatives) if name not in known)]
+    categories = set(sample.categories)
+    names = [*sample.categories, *(name for name in dict.fromkeys(sample.negatives) if name not in categories)]
     return dict(enumerate(names)), sample.labels.tolist()
 
 
@@ -231,29 +273,22 @@ def _detection(
     order: Sequence[int],
     labels: Sequence[int],
     separator: str,
-    prefix: str,
-    wordings: Mapping[str, tuple[str, str, str]] | None = None,
+    wordings: Mapping[str, Wording] | None = None,
 ) -> TrainingPrompt:
-    parts = [(wordings or {}).get(table[key], ("", table[key], "")) for key in order]
-    parts = [(before, clean_name(words), after) for before, words, after in parts]
-    caption, places = join_names(["".join(part) for part in parts], separator)
-    shift = len(prefix)
-    span_of = {
-        key: (b + len(before) + shift, e - len(after) + shift)
-        for key, (b, e), (before, _, after) in zip(order, places, parts, strict=True)
-    }
-    kept = np.array([i for i, label in enumerate(labels) if label in span_of], np.int64)
-    spans = tuple((span_of[labels[i]],) for i in kept)
     names = tuple(table[key] for key in order)
-    return TrainingPrompt(prefix + caption, kept, spans, len(labels) - len(kept), names)
+    caption, spans = join_wordings([(wordings or {}).get(name) or wording_of(name) for name in names], separator)
+    # nothing may be left of a name after cleaning: it has no words, and its boxes must not get a neighbour's
+    span_of = {key: (b, e) for key, (b, e) in zip(order, spans, strict=True) if caption[b:e].strip()}
+    rows = np.array([i for i, label in enumerate(labels) if label in span_of], np.int64)
+    return TrainingPrompt(caption, rows, tuple((span_of[labels[i]],) for i in rows), len(labels) - len(rows), names)
 
 
 def _of_caption(caption: str, spans: Sequence[Spans], max_tokens: int) -> TrainingPrompt:
     tokens = tokenize(caption, max_tokens, truncate=True)
     end = tokens.offsets[-2][1] if len(tokens) > 2 else 0
     inside = [tuple((b, e) for b, e in item if e <= end or not tokens.truncated) for item in spans]
-    kept = np.array([i for i, item in enumerate(inside) if item], np.int64)
-    return TrainingPrompt(caption, kept, tuple(inside[i] for i in kept), len(spans) - len(kept))
+    rows = np.array([i for i, item in enumerate(inside) if item], np.int64)
+    return TrainingPrompt(caption, rows, tuple(inside[i] for i in rows), len(spans) - len(rows))
 
 
 def _fitting(

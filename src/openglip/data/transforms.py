@@ -27,12 +27,18 @@ def compose(transforms: Sequence[Transform], view: View, rng: random.Random) -> 
 
 @dataclass(frozen=True)
 class Resize:
-    """Short side drawn from `short_sides`, long side at most about `max_side` (multi-scale training)."""
+    """Resize to a random scale (multi-scale training).
+
+    Attributes:
+        short_sides: Lengths of the short side in pixels, of which one is drawn.
+        max_side: The long side is at most about this long; None sets no limit.
+    """
 
     short_sides: tuple[int, ...] = (480, 560, 640, 720, 800)
     max_side: int | None = 1333
 
     def __call__(self, view: View, rng: random.Random) -> View:
+        """The resized view."""
         height, width = view.image.shape[:2]
         return resize_view(view, resized_size(height, width, rng.choice(self.short_sides), self.max_side))
 
@@ -44,6 +50,7 @@ class Flip:
     probability: float = 0.5
 
     def __call__(self, view: View, rng: random.Random) -> View:
+        """The view, mirrored or as it is."""
         return flip_view(view) if rng.random() < self.probability else view
 
 

@@ -1,7 +1,7 @@
-"""A view: one picture as it is trained on once, with its prompt. Transforms take a view and give a view.
+"""A view: one image as it is trained on once, with its prompt. A transform turns a view into another.
 
 Boxes of views count their corners as pixels of the box (x2 = x + width - 1), as the official code trains them.
-Source: GLIP_SPEC 8.4.9.
+Source: docs/spec.md 8.4.9.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from openglip.errors import DataError
 from openglip.images.read import read_image
 from openglip.prompts.text import Spans
 from openglip.structures import boxes as bx
-from openglip.structures.sample import FileSlice, Sample
+from openglip.structures.sample import Sample
 
 PromptFunction = Callable[[Sample, random.Random, np.random.RandomState], TrainingPrompt]
 """Makes the prompt of a sample; `data.training_prompts` has three, `functools.partial` sets their numbers."""
@@ -26,9 +26,15 @@ PromptFunction = Callable[[Sample, random.Random, np.random.RandomState], Traini
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """image: H x W x 3 uint8 RGB. boxes: N x 4 float32, inclusive corners in its pixels. spans: per box its character
-    ranges in `caption`. labels: N int64, index into the source's categories, or None. dropped: boxes without room in
-    the prompt.
+    """One image with its prompt.
+
+    Attributes:
+        image: H x W x 3 uint8 RGB.
+        boxes: N x 4 float32, inclusive xyxy corners in pixels of `image`.
+        caption: The text of the prompt.
+        spans: Per box its half-open character ranges in `caption`.
+        labels: N int64, index into the source's categories, or None.
+        dropped: How many boxes have no room in the prompt.
     """
 
     image: np.ndarray
@@ -38,9 +44,9 @@ class View:
     labels: np.ndarray | None = None
     dropped: int = 0
 
-    def select(self, keep: np.ndarray) -> View:
+    def select(self, mask: np.ndarray) -> View:
         """The same view with the boxes of a mask, and their spans and labels."""
-        rows = np.flatnonzero(keep)
+        rows = np.flatnonzero(mask)
         spans = tuple(self.spans[i] for i in rows)
         return dataclasses.replace(
             self, boxes=self.boxes[rows], spans=spans, labels=None if self.labels is None else self.labels[rows]
@@ -51,11 +57,16 @@ Transform = Callable[[View, random.Random], View]
 
 
 def load(sample: Sample) -> tuple[np.ndarray, Sample]:
-    """Read a sample's picture; its boxes follow when the stored picture is smaller or larger with the same aspect.
+    """Read a sample's image; its boxes follow when the stored image is smaller or larger with the same aspect ratio.
 
-    Raises ImageError, or DataError when the picture's size is another one.
+    Returns:
+        The image (H x W x 3 uint8 RGB), and the sample with boxes in its pixels.
+
+    Raises:
+        ImageError: The image can't be read.
+        DataError: The image has another aspect ratio than the sample says.
     """
-    image = read_image(sample.image.read() if isinstance(sample.image, FileSlice) else sample.image)
+    image = read_image(sample.image)
     height, width = image.shape[:2]
     if (height, width) == sample.size:
         return image, sample
@@ -69,23 +80,28 @@ def load(sample: Sample) -> tuple[np.ndarray, Sample]:
 
 
 def same_aspect(stored: tuple[int, int], annotated: tuple[int, int]) -> bool:
-    """True where one size is the other one scaled, up to rounding to whole pixels."""
+    """Whether one size is the other one scaled, up to rounding to whole pixels."""
     factor = (stored[0] + stored[1]) / (annotated[0] + annotated[1])
     return all(abs(side - factor * other) <= 1.0 for side, other in zip(stored, annotated, strict=True))
 
 
 def training_boxes(boxes: np.ndarray, size: tuple[int, int], inclusive: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Plain xyxy boxes with inclusive corners inside a picture of `size`, and their rows in the input.
+    """Boxes with inclusive corners inside an image. What is one pixel wide or high vanishes, as in the official code.
 
-    What is one pixel wide or high vanishes, as in the official code. inclusive: the corners are so already (the
-    official code takes those of its TSV files as they stand).
+    Args:
+        boxes: N x 4 xyxy in pixels.
+        size: (height, width) of the image.
+        inclusive: The corners are inclusive already (the official code takes those of its TSV files as they are).
+
+    Returns:
+        The boxes that are left (K x 4), and their rows in the input (K).
     """
     height, width = size
     if not inclusive:
         boxes = np.concatenate([boxes[:, :2], np.maximum(boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
     boxes = bx.clip(boxes, height - 1, width - 1)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return boxes[keep], np.flatnonzero(keep)
+    usable = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return boxes[usable], np.flatnonzero(usable)
 
 
 def make_view(
@@ -97,10 +113,22 @@ def make_view(
     *,
     inclusive: bool = False,
 ) -> View:
-    """Picture, boxes and prompt of a loaded sample; boxes of one pixel are left out before the prompt is made."""
+    """Image, boxes and prompt of a loaded sample; boxes of one pixel are left out before the prompt is made.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        sample: The sample, with boxes in pixels of `image`.
+        prompt: Makes its prompt.
+        rng: For the draws of the prompt.
+        numpy_rng: For the draws of the prompt.
+        inclusive: See `training_boxes`.
+
+    Raises:
+        DataError: The prompt can't be made.
+    """
     boxes, rows = training_boxes(sample.boxes, sample.size, inclusive)
     if len(rows) < len(sample):
         sample = dataclasses.replace(sample, **sample.select(rows))  # type: ignore[arg-type]
     words = prompt(sample, rng, numpy_rng)
-    labels = None if sample.labels is None else sample.labels[words.kept]
-    return View(image, boxes[words.kept], words.caption, words.spans, labels, words.dropped)
+    labels = None if sample.labels is None else sample.labels[words.rows]
+    return View(image, boxes[words.rows], words.caption, words.spans, labels, words.dropped)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from openglip.data.files import Files
-from openglip.data.readers.flickr30k import parse_boxes, parse_sentence
+from openglip.data.formats.flickr30k import parse_boxes, parse_sentence
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores
 from openglip.evaluation.read import Source, describe, entries, load_json

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from openglip.data.findings import Findings
-from openglip.data.formats import open_splits, sniff
+from openglip.data.formats.coco import COCO
+from openglip.data.formats.lvis import LVIS
+from openglip.data.reading import open_splits, recognise
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.matching import Bools
 from openglip.evaluation.read import Annotations, Source, describe, load_json, read_annotations
@@ -30,7 +32,7 @@ def read_custom(
     exhaustive), the others are not judged on its pictures.
     Raises ConfigError when the split must be named, DataError for a data set without categories.
     """
-    if not isinstance(source, (str, PathLike)) or (Path(source).is_file() and sniff(Path(source)) in ("coco", "lvis")):
+    if not isinstance(source, (str, PathLike)) or (Path(source).is_file() and recognise(Path(source)) in (COCO, LVIS)):
         if split is not None:
             raise ConfigError(f"{describe(source, 'annotations')} is one file without splits: leave split out")
         data = load_json(source, "annotations")

@@ -15,13 +15,14 @@ from typing import IO, Any
 
 import numpy as np
 
-from openglip.data.files import image_content, image_size
+from openglip.data.files import DAMAGED, image_content, image_size
+from openglip.data.format import Pair
 from openglip.errors import DataError, ImageError
 from openglip.files import whole_file
 from openglip.labelling import filters
 from openglip.labelling.captions import Phrases, find_phrases
 from openglip.labelling.filters import NO_REGIONS, Candidate, PairFilter, RegionFilter, Regions
-from openglip.labelling.inputs import DAMAGED, Pair, Shard
+from openglip.labelling.inputs import Shard
 from openglip.labelling.teacher import Answer, Task, Teacher
 from openglip.prompts.phrases import Chunker
 from openglip.runtime import release_memory

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from openglip.prompts.text import Prompt
 from openglip.prompts.tokens import Tokens
+from openglip.structures.sample import Spans
 
 
 def char_to_token(tokens: Tokens, char: int) -> int | None:
@@ -29,7 +30,12 @@ def span_tokens(tokens: Tokens, begin: int, end: int) -> list[int]:
 
 def token_map(prompt: Prompt, tokens: Tokens) -> list[list[int]]:
     """Positions of the tokens of each name or phrase of a prompt, ascending; those of several spans are united."""
-    return [sorted({t for span in spans for t in span_tokens(tokens, *span)}) for spans in prompt.spans]
+    return [phrase_tokens(tokens, spans) for spans in prompt.spans]
+
+
+def phrase_tokens(tokens: Tokens, spans: Spans) -> list[int]:
+    """Positions of the tokens of one name or phrase, ascending; those of several spans are united."""
+    return sorted({position for span in spans for position in span_tokens(tokens, *span)})
 
 
 def _first_token(tokens: Tokens, chars: tuple[int, ...]) -> int | None:

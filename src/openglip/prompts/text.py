@@ -129,16 +129,28 @@ def detection_prompt(
         PromptError: A name is empty after cleaning, or a wording is missing.
     """
     if wordings is None:
-        wordings = [("", clean_name(name), "") for name in names]
+        wordings = [wording_of(name) for name in names]
     if len(wordings) != len(names):
         raise PromptError(f"{len(names)} names but {len(wordings)} wordings: give one (prefix, words, suffix) per name")
     for i, (_, words, _) in enumerate(wordings):
         if not words.strip():
             raise PromptError(f"category {i} is empty after cleaning: {names[i]!r}; leave it out or name it")
-    texts = ["".join(wording) for wording in wordings]
-    caption, spans = join_names(texts, separator, distractors=[clean_name(name) for name in distractors])
-    inner = [(b + len(pre), e - len(post)) for (b, e), (pre, _, post) in zip(spans, wordings, strict=True)]
-    return Prompt(caption, tuple(names), tuple((span,) for span in inner))
+    caption, spans = join_wordings(wordings, separator, distractors=[clean_name(name) for name in distractors])
+    return Prompt(caption, tuple(names), tuple((span,) for span in spans))
+
+
+def wording_of(name: str) -> Wording:
+    """The wording of a name that has none: its cleaned text, with nothing around it."""
+    return "", clean_name(name), ""
+
+
+def join_wordings(
+    wordings: Sequence[Wording], separator: str = SEPARATOR, *, distractors: Sequence[str] = ()
+) -> tuple[str, list[Span]]:
+    """The caption for wordings, which are used as they are, and the span of the words of each."""
+    caption, spans = join_names(["".join(wording) for wording in wordings], separator, distractors=distractors)
+    inner = [(b + len(before), e - len(after)) for (b, e), (before, _, after) in zip(spans, wordings, strict=True)]
+    return caption, inner
 
 
 def grounding_prompt(caption: str, phrase_spans: Sequence[Span | Sequence[Span]]) -> Prompt:

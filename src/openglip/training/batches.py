@@ -18,7 +18,7 @@ from openglip.data.transforms import compose
 from openglip.data.views import Transform, View, load, make_view
 from openglip.errors import DataError, ImageError, OpenGLIPError
 from openglip.images.prepare import Preparation, normalise, pad_batch
-from openglip.prompts.spans import span_tokens
+from openglip.prompts.spans import phrase_tokens
 from openglip.prompts.tokens import MAX_TOKENS, tokenize
 
 logger = logging.getLogger(__name__)
@@ -138,12 +138,12 @@ def collate(
     for i, (example, own) in enumerate(zip(examples, tokens, strict=True)):
         ids[i, : len(own)] = torch.tensor(own.ids)
         mask[i, : len(own)] = True
-        found = {spans: sorted({t for s in spans for t in span_tokens(own, *s)}) for spans in set(example.view.spans)}
-        has_words = np.array([bool(found[spans]) for spans in example.view.spans], bool)
+        positions = {spans: phrase_tokens(own, spans) for spans in set(example.view.spans)}
+        has_words = np.array([bool(positions[spans]) for spans in example.view.spans], bool)
         view = example.view if has_words.all() else example.view.select(has_words)
         positive = torch.zeros((len(view.spans), length), dtype=torch.bool)
         for row, spans in zip(positive, view.spans, strict=True):
-            row[found[spans]] = True
+            row[positions[spans]] = True
         targets.append((torch.from_numpy(np.array(view.boxes)), positive))
         views.append(view)
         dropped += view.dropped + int((~has_words).sum())

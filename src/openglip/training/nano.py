@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from openglip.data.files import read_json, read_lines
 from openglip.data.pack import Picture, captioned, labelled, pack
-from openglip.data.render import render_view
+from openglip.data.rendering import draw_view
 from openglip.data.views import View
 from openglip.errors import ConfigError, DataError
 from openglip.model.head import HeadOutputs, TextFeatures
@@ -371,7 +371,7 @@ def first_batch(recipe: NanoRecipe, folder: Path, number: int = 8) -> list[str]:
             pixels = seen.pixels.clamp(0, 255).byte().permute(1, 2, 0).numpy()
             boxes = seen.boxes[list(spans)] - np.array([0, 0, 1, 1], np.float32)
             files.append(str(folder / f"first-batch-{i}.jpg"))
-            render_view(View(pixels, boxes, caption, tuple(spans.values()))).convert("RGB").save(files[-1], quality=90)
+            draw_view(View(pixels, boxes, caption, tuple(spans.values()))).convert("RGB").save(files[-1], quality=90)
     return files
 
 

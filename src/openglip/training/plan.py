@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from openglip.data.mixtures import Mixture
-from openglip.data.render import render_view
+from openglip.data.rendering import draw_view
 from openglip.data.transforms import Resize
 from openglip.errors import DataError
 from openglip.images.prepare import padded_size, resized_size
@@ -191,7 +191,7 @@ def first_batch(recipe: Recipe, mixture: Mixture, folder: Path, number: int = 8)
     for place, row in enumerate(batch[:number]):
         example = views[row]
         path = folder / f"first-batch-{place}.jpg"
-        render_view(example.view).convert("RGB").save(path, quality=90)
+        draw_view(example.view).convert("RGB").save(path, quality=90)
         files.append(str(path))
     return files
 

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
+from openglip.data.formats.caption_tsv import read_caption_tsv
+from openglip.data.formats.coco import read_coco
+from openglip.data.formats.mdetr import read_mdetr
+from openglip.data.formats.objects365 import read_objects365, read_objects365_tsv
+from openglip.data.formats.openimages import read_openimages
+from openglip.data.formats.visual_genome import read_visual_genome
 from openglip.data.mixtures import Source
-from openglip.data.readers.caption_tsv import read_caption_tsv
-from openglip.data.readers.coco import read_coco
-from openglip.data.readers.mdetr import read_mdetr
-from openglip.data.readers.objects365 import read_objects365, read_objects365_tsv
-from openglip.data.readers.openimages import read_openimages
-from openglip.data.readers.visual_genome import read_visual_genome
 from openglip.data.training_prompts import caption_prompt, detection_prompt_of_all, detection_prompt_with_negatives
 from openglip.errors import DataError
 from openglip.structures.sample import Sample

@@ -10,7 +10,7 @@ from torch import nn
 
 from openglip.data.files import image_content
 from openglip.data.findings import Findings
-from openglip.data.readers.coco import image_files, load_coco
+from openglip.data.formats.coco import image_files, load_coco
 from openglip.errors import DataError
 from openglip.evaluation.coco import coco
 from openglip.evaluation.read import Annotations, read_annotations, read_results

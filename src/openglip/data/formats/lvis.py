@@ -1,4 +1,4 @@
-"""LVIS v1 json: COCO's layout plus what is known to be absent.
+"""LVIS v1 JSON: COCO's layout, and names that are known to be absent.
 
     images: {"id", "coco_url", "width", "height", "neg_category_ids", "not_exhaustive_category_ids"}
     categories: {"id", "name", "frequency", "synonyms", ...}
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from openglip.data.annotations import is_id, listed
 from openglip.data.findings import Findings
-from openglip.data.readers.annotations import is_id, listed
-from openglip.data.readers.coco import boxes_of, image_files, load_coco, name_of, stored_size
+from openglip.data.format import Format
+from openglip.data.formats.coco import boxes_of, first_image, image_files, load_coco, name_of, stored_size
 from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 
-def read_lvis(path: StrPath, images: StrPath | None = None, *, findings: Findings | None = None) -> Iterator[Sample]:
-    """Every picture with its boxes and the names known to be absent. Arguments and errors as `read_coco`."""
+def read_lvis(path: StrPath, images: StrPath | None = None, findings: Findings | None = None) -> Iterator[Sample]:
+    """Every image with its boxes and the names known to be absent. Arguments and errors as `read_coco`."""
     report = findings if findings is not None else Findings(keep=False)
     file = load_coco(path, report)
     for image in file.images:
@@ -51,3 +52,6 @@ def read_lvis(path: StrPath, images: StrPath | None = None, *, findings: Finding
         )
     if findings is None:
         report.log(path)
+
+
+LVIS = Format("lvis", read_lvis, lambda candidate: "neg_category_ids" in (first_image(candidate) or {}))

@@ -5,29 +5,37 @@
     x.yaml      img, label, hw, linelist, labelmap or jsondict, imageid2idx: files, relative to its folder
 
 An image row is key ... base64 (the last field). An hw row is key and [{"height", "width"}] or "h w". A linelist row is
-a line number from 0; it selects and repeats rows. imageid2idx is a json of image id to row of the image file.
-Source: GLIP_SPEC 8.4.8.
+a line number from 0; it selects and repeats rows. imageid2idx is a JSON of image id to row of the image file.
+Source: docs/spec.md 8.4.8.
 """
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import yaml
 
-from openglip.data.files import decode, read_json, read_lines
+from openglip.data.files import decode, read_json, read_lines, read_yaml
+from openglip.data.findings import Findings
+from openglip.data.format import Candidate
 from openglip.errors import DataError
-from openglip.files import StrPath
-from openglip.structures.sample import FileSlice
+from openglip.files import FileSlice, StrPath
+from openglip.structures.sample import Sample
 
 
 class TsvFile:
-    """Rows of a TSV by number. make_index: scan the file when its lineidx is missing, else that is a DataError."""
+    """Rows of a TSV by number.
+
+    Args:
+        path: The .tsv file.
+        make_index: Scan the file when its .lineidx is missing, which else is a DataError.
+    """
 
     def __init__(self, path: StrPath, *, make_index: bool = False) -> None:
         self.path = Path(path)
@@ -58,8 +66,8 @@ class TsvFile:
 
     def row(self, number: int) -> list[str]:
         """The fields of a line, stripped."""
-        place = self.line(number)
-        content = FileSlice(place.path, place.offset, place.length).read()
+        line = self.line(number)
+        content = FileSlice(line.path, line.offset, line.length).read()
         return [field.strip() for field in decode(content, f"{self.path}, line {number}").split("\t")]
 
     def key(self, number: int) -> str:
@@ -67,7 +75,7 @@ class TsvFile:
         return self.row(number)[0]
 
     def parsed(self, number: int) -> Any:
-        """The last field of a line as json. Raises DataError with file and line."""
+        """The last field of a line as JSON. Raises DataError with file and line."""
         try:
             return json.loads(self.row(number)[-1])
         except json.JSONDecodeError as error:
@@ -76,7 +84,7 @@ class TsvFile:
 
 @dataclass(frozen=True)
 class TsvSet:
-    """The files that a yaml names."""
+    """The files that a YAML names."""
 
     path: Path
     files: dict[str, Path]
@@ -111,7 +119,7 @@ class TsvSet:
 
     @cached_property
     def row_of_id(self) -> dict[str, int] | None:
-        """Row of the image file of each image id, where the yaml names imageid2idx."""
+        """Row of the image file of each image id, where the YAML names imageid2idx."""
         if "imageid2idx" not in self.files:
             return None
         content = read_json(self.files["imageid2idx"])
@@ -133,29 +141,74 @@ class TsvSet:
             raise DataError(f"{file}: no label_to_idx with a number per name")
         return tuple(name for name in sorted(table, key=lambda n: table[n]) if name != "__background__")
 
+    def check_rows(self) -> None:
+        """Raise DataError when the linelist leaves the label file, or images and labels differ in their rows."""
+        _ = self.rows  # a linelist that does not fit is reported first
+        if len(self.images) != len(self.labels):
+            raise DataError(f"{self.path}: {len(self.images)} image rows, but {len(self.labels)} label rows")
+
     def _file(self, key: str) -> Path:
         if key not in self.files:
             raise DataError(f"{self.path}: names no {key!r}")
         return self.files[key]
 
 
+class TsvSamples(Sequence[Sample]):
+    """Samples of a TSV set, each made when it is read.
+
+    Attributes:
+        files: The set's files.
+        source: Name given to the samples.
+        findings: Collects what is left out.
+        sizes: N x 2 heights and widths where the set has an hw file, else None.
+    """
+
+    def __init__(self, files: TsvSet, source: str, findings: Findings | None) -> None:
+        self.files, self.source = files, source
+        self.findings = findings if findings is not None else Findings(keep=False)
+        self.sizes = None if files.sizes is None else files.sizes[files.rows]
+
+    def __len__(self) -> int:
+        return len(self.files.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.sample(index, int(self.files.rows[index]))
+
+    @abstractmethod
+    def sample(self, index: int, row: int) -> Sample:
+        """The sample at `index`, whose label is on line `row`. Raises DataError when it can't be read."""
+
+
 def read_tsv_set(path: StrPath) -> TsvSet:
-    """The yaml of a TSV data set. Raises DataError with the file."""
+    """The YAML of a TSV data set. Raises DataError with the file."""
     content = read_yaml(path)
     return TsvSet(Path(path), {str(k): Path(path).parent / v for k, v in content.items() if isinstance(v, str)})
 
 
-def read_yaml(path: StrPath) -> dict[str, Any]:
-    """A yaml file that holds a mapping. Raises DataError with the file."""
-    try:
-        content = yaml.safe_load(decode(Path(path).read_bytes(), path))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not yaml: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: no mapping")
-    return content
+def is_tsv_set(candidate: Candidate) -> bool:
+    """Whether a file is the YAML of a TSV set. Raises DataError for a set of several label files."""
+    if "label" not in candidate.yaml or "names" in candidate.yaml:
+        return False
+    if not isinstance(candidate.yaml["label"], str):
+        raise DataError(f"{candidate.path}: label names no file; a set has one, so give a yaml to each of several")
+    return True
+
+
+def first_label(candidate: Candidate) -> Any:
+    """The first label row that can be read; None when there is none."""
+    labels = read_tsv_set(candidate.path).labels
+    for number in range(len(labels)):
+        try:
+            return labels.parsed(number)
+        except DataError:
+            continue  # reported when the row is read
+    return None
 
 
 def _numbers(path: Path) -> np.ndarray:

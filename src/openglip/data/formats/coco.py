@@ -1,0 +1,306 @@
+"""COCO instances JSON.
+
+    {"images": [{"id", "file_name", "width", "height"}], "categories": [{"id", "name"}],
+     "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, width, height], "iscrowd"?}]}
+
+Boxes are in pixels, x2 = x + width. Category ids may have gaps; a sample's categories are the names by rising id. Crowd
+boxes are left out (note `crowd`). Also understood: `info.source_categories`, a list of category ids per `source` of the
+images, for files merged from sources that each label only some classes.
+Source: cocodataset.org, "Data format".
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from openglip.data.annotations import is_id, listed, numbers, record, size_of, usable_boxes, xywh_corners
+from openglip.data.files import Files, image_size, read_json
+from openglip.data.findings import Findings
+from openglip.data.format import Candidate, Format, Losses
+from openglip.data.writing import ImagePaths, count_lost, free_id
+from openglip.errors import DataError
+from openglip.files import StrPath, whole_file
+from openglip.structures.boxes import xyxy_to_xywh
+from openglip.structures.sample import Sample
+
+Id = int | str
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A parsed file.
+
+    Attributes:
+        path: The file.
+        info: Its "info" object, empty if there is none.
+        images: Its image records.
+        rows: Its annotations that belong to one of the images, in the file's order.
+        names: The name of each category id, by rising id.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    images: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    names: dict[Id, str]
+
+    @cached_property
+    def annotations(self) -> dict[Id, list[dict[str, Any]]]:
+        """The annotations of each image that has any."""
+        by_image: dict[Id, list[dict[str, Any]]] = defaultdict(list)
+        for row in self.rows:
+            by_image[row["image_id"]].append(row)
+        return dict(by_image)
+
+
+def read_coco(
+    path: StrPath,
+    images: StrPath | None = None,
+    findings: Findings | None = None,
+    *,
+    exhaustive: bool | Collection[str] = True,
+    source: str | None = None,
+) -> Iterator[Sample]:
+    """Every image of a file with its boxes, images without boxes included, in the file's order.
+
+    Args:
+        path: The JSON file.
+        images: Folder or uncompressed tar of the images; None searches next to the file.
+        findings: Collects what is left out; None logs it.
+        exhaustive: Every object of the categories has a box; or the names of the sources (`source` of the images) of
+            which that is true.
+        source: Name given to the samples; None takes the image's `source`, or the file's name.
+
+    Raises:
+        DataError: The file is no COCO JSON.
+    """
+    report = findings if findings is not None else Findings(keep=False)
+    file = load_coco(path, report)
+    files = image_files(file, images)
+    categories = _Categories(file)
+    for image in file.images:
+        size = stored_size(image, files, file.path, report)
+        if size is None:
+            continue
+        boxes, ids = boxes_of(image, file, size, report)
+        image_source = image.get("source")
+        names, index = categories.of(image_source, ids)
+        yield Sample(
+            image=files.reference(str(image["file_name"])),
+            size=size,
+            boxes=boxes,
+            categories=names,
+            labels=[index[i] for i in ids],  # type: ignore[arg-type]
+            exhaustive=exhaustive if isinstance(exhaustive, bool) else str(image_source) in exhaustive,
+            image_id=image["id"],
+            source=source or str(image_source or file.path.stem),
+        )
+    if findings is None:
+        report.log(path)
+
+
+def load_coco(path: StrPath, findings: Findings) -> CocoFile:
+    """Parse a file in COCO's layout: instances, LVIS, MDETR or captions.
+
+    Recorded: duplicate_id (images: the first stays; annotations, categories), annotation_without_image, malformed.
+
+    Raises:
+        DataError: It is no JSON, or has no lists of images and annotations.
+    """
+    return coco_file(read_json(path), path, findings)
+
+
+def coco_file(content: object, path: StrPath, findings: Findings) -> CocoFile:
+    """`load_coco` for a file whose JSON is parsed already."""
+    top = record(content, ("images", "annotations"), path, "the file")
+    images: dict[Id, dict[str, Any]] = {}
+    for i, item in enumerate(listed(top["images"], path, "images")):
+        if (
+            not isinstance(item, dict)
+            or not is_id(item.get("id"))
+            or not is_id(item.get("file_name", item.get("coco_url")))
+        ):
+            findings.add("malformed", path, None, f"image {i} has no id or file_name: {item!r:.80}")
+        elif item["id"] in images:
+            findings.add("duplicate_id", path, item["id"], f"two images have the id {item['id']!r}")
+        else:
+            images[item["id"]] = item if "file_name" in item else {**item, "file_name": name_of(item["coco_url"])}
+    names: dict[Id, str] = {}
+    for i, item in enumerate(listed(top.get("categories", []), path, "categories")):
+        if not isinstance(item, dict) or not is_id(item.get("id")) or not is_id(item.get("name")):
+            findings.add("malformed", path, None, f"category {i} has no id or name: {item!r:.80}")
+        elif item["id"] in names:
+            findings.add("duplicate_id", path, item["id"], f"two categories have the id {item['id']!r}")
+        else:
+            names[item["id"]] = str(item["name"])
+    rows = _rows_of(listed(top["annotations"], path, "annotations"), images, path, findings)
+    info = top.get("info")
+    ordered = dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+    return CocoFile(Path(path), info if isinstance(info, dict) else {}, list(images.values()), rows, ordered)
+
+
+def _rows_of(items: list[Any], images: Collection[Id], path: StrPath, findings: Findings) -> list[dict[str, Any]]:
+    """The annotations that belong to an image."""
+    rows: list[dict[str, Any]] = []
+    ids: set[Id | None] = set()
+    for i, item in enumerate(items):
+        if not isinstance(item, dict) or not is_id(item.get("image_id")) or not is_id(item.get("id", 0)):
+            findings.add("malformed", path, None, f"annotation {i} has no image_id, or a strange id: {item!r:.80}")
+            continue
+        annotation_id = item.get("id")
+        if annotation_id is not None and annotation_id in ids:
+            findings.add("duplicate_id", path, annotation_id, f"two annotations have the id {annotation_id!r}")
+        ids.add(annotation_id)
+        if item["image_id"] not in images:
+            findings.add("annotation_without_image", path, annotation_id, f"there is no image {item['image_id']!r}")
+        else:
+            rows.append(item)
+    return rows
+
+
+def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findings: Findings) -> tuple[Any, list[Id]]:
+    """The usable boxes of an image as xyxy, and the category id of each."""
+    boxes, ids = [], []
+    for annotation in file.annotations.get(image["id"], []):
+        annotation_id, category = annotation.get("id"), annotation.get("category_id")
+        bbox = numbers(annotation.get("bbox"), 4)
+        if is_crowd(annotation):
+            findings.add("crowd", file.path, annotation_id, "a crowd")
+        elif bbox is None:
+            text = f"bbox is not four numbers: {annotation.get('bbox')!r:.60}"
+            findings.add("malformed", file.path, annotation_id, text)
+        elif not is_id(category) or category not in file.names:
+            findings.add("unmapped_class", file.path, annotation_id, f"there is no category {category!r}")
+        else:
+            # one at a time, so that a finding names the annotation and not only its image
+            box, _ = usable_boxes([xywh_corners(bbox)], size, findings, file.path, annotation_id)
+            boxes.extend(box)
+            ids.extend([category] * len(box))
+    return boxes, ids
+
+
+def name_of(address: object) -> str:
+    """The file name in a coco_url: "train2017/000000391895.jpg"."""
+    return "/".join(str(address).split("/")[-2:])
+
+
+def is_crowd(annotation: dict[str, Any]) -> bool:
+    """Whether it is marked so: 1, true, or "1" as some tools write it."""
+    return annotation.get("iscrowd") not in (None, 0, "", "0", "false", "False")
+
+
+def image_files(file: CocoFile, images: StrPath | None) -> Files:
+    """The images of a file: in the folder or tar given, else where most of its first ones are found."""
+    names = [str(image.get("file_name", "")) for image in file.images[:50]]
+    return search_images(file.path, names, images, file.path.stem.removeprefix("instances_"))
+
+
+def search_images(path: Path, names: Sequence[str], images: StrPath | None, stem: str) -> Files:
+    """The folder or tar that holds most of some images.
+
+    Args:
+        path: The annotation file, next to which the images are searched.
+        names: Names of the images.
+        images: The folder or tar given, or the folder above it; None searches the usual places.
+        stem: What a folder of the file's images may be called.
+    """
+    if images is not None and Path(images).is_file():
+        return Files(images)
+    folder = path.parent
+    bases = (folder, folder.parent) if images is None else (Path(images),)
+    subfolders = ("images", stem, f"images/{stem}", ".") if images is None else (".", stem)
+    candidates = [base / name for base in bases for name in subfolders]
+    candidates += [base / f"{name}.tar" for base in bases for name in ("images", stem)]
+    usable = [Files(p) for p in candidates if p.is_dir() or (p.suffix == ".tar" and p.is_file())]
+    # max returns the first of equal ones; a missing image must not hide the folder of the others
+    return max(usable, key=lambda f: sum(f.find(n) is not None for n in names), default=Files(images or folder))
+
+
+def stored_size(image: dict[str, Any], files: Files, path: Path, findings: Findings) -> tuple[int, int] | None:
+    """(height, width) from the file, or from the image's header where the file has none.
+
+    None, and recorded as malformed or missing_image, when neither gives one.
+    """
+    height, width = image.get("height"), image.get("width")
+    size = size_of(height, width)
+    if size is not None:
+        return size
+    if height is not None or width is not None:
+        findings.add("malformed", path, image["id"], f"height and width are {height!r} and {width!r}")
+        return None
+    try:
+        return image_size(files.reference(str(image["file_name"])))
+    except DataError as error:
+        findings.add("missing_image", path, image["id"], str(error))
+        return None
+
+
+class _Categories:
+    """Names of a source in the order of their ids, and the index of each id in them."""
+
+    def __init__(self, file: CocoFile) -> None:
+        self.names = file.names
+        per_source = file.info.get("source_categories")
+        self.per_source: dict[str, list[Id]] = per_source if isinstance(per_source, dict) else {}
+        for name, ids in self.per_source.items():
+            if not all(map(is_id, listed(ids, file.path, f"info.source_categories of {name!r}"))):
+                raise DataError(f"{file.path}: info.source_categories of {name!r} holds {ids!r:.60}")
+        self._made: dict[frozenset[Id], tuple[tuple[str, ...], dict[Id, int]]] = {}
+
+    def of(self, source: object, used: list[Id]) -> tuple[tuple[str, ...], dict[Id, int]]:
+        labelled = self.per_source.get(str(source))
+        key = frozenset(self.names if labelled is None else [*labelled, *used])
+        if key not in self._made:
+            ids = [i for i in self.names if i in key]
+            self._made[key] = tuple(self.names[i] for i in ids), {c: n for n, c in enumerate(ids)}
+        return self._made[key]
+
+
+def write_coco(samples: Iterable[Sample], path: StrPath) -> Losses:
+    """Write COCO instances JSON. Phrases become categories; captions, scores and negatives are lost."""
+    lost, images, annotations, image_path = Losses(), [], [], ImagePaths(path)
+    ids: dict[str, int] = {}
+    used: set[int] = set()
+    for number, sample in enumerate(samples, start=1):
+        count_lost(sample, lost, "caption", "phrase_spans", "scores", "negatives")
+        for name in (*(sample.categories or ()), *sample.names):
+            ids.setdefault(name, len(ids) + 1)
+        image_id = free_id(sample, number, used, lost)
+        height, width = sample.size
+        images.append({"id": image_id, "file_name": image_path(sample), "width": width, "height": height})
+        for name, (x, y, w, h) in zip(sample.names, xyxy_to_xywh(sample.boxes.astype(float)).tolist(), strict=True):
+            box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": ids[name], **box})
+    categories = [{"id": number, "name": name} for name, number in ids.items()]
+    with whole_file(path) as file:
+        json.dump({"images": images, "categories": categories, "annotations": annotations}, file)
+    return +lost
+
+
+def first_image(candidate: Candidate) -> dict[str, Any] | None:
+    """The first image record of a file in COCO's layout, empty where it has none; None for another layout."""
+    content = candidate.json
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        return None
+    images = content["images"]
+    return images[0] if isinstance(images, list) and images and isinstance(images[0], dict) else {}
+
+
+def _is_coco(candidate: Candidate) -> bool:
+    """Files that aren't JSON count too: the reader says what is wrong with them."""
+    if candidate.suffix == ".json" and candidate.json is None:
+        return True
+    if first_image(candidate) is None:
+        return False
+    annotations = candidate.json["annotations"]  # type: ignore[index]
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    return not (isinstance(first, dict) and "caption" in first and "bbox" not in first)  # COCO's captions: no boxes
+
+
+COCO = Format("coco", read_coco, _is_coco, write=write_coco, suffixes=(".json",))

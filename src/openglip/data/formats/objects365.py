@@ -1,0 +1,87 @@
+"""Objects365, as the JSON of its makers and as the TSV of the official code.
+
+JSON: COCO's layout; `file_name` is "images/v1/patch0/objects365_v1_00000000.jpg", of which the last two parts are
+searched in the image folder.
+TSV: a YAML as in `data/tsv.py`; a label row is key and a list of objects, or {"objects": [...]}:
+
+    [{"class": "Person", "rect": [x1, y1, x2, y2], "conf"?: 1.0}, ...]
+
+rect is taken as xyxy. Every category of the labelmap is labelled exhaustively.
+Source: objects365.org; docs/spec.md 8.4.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from openglip.data.annotations import is_id, numbers, usable_boxes
+from openglip.data.files import image_size
+from openglip.data.findings import Findings
+from openglip.data.format import Format
+from openglip.data.formats.coco import read_coco
+from openglip.data.tsv import TsvSamples, TsvSet, is_tsv_set, read_tsv_set
+from openglip.errors import DataError
+from openglip.files import StrPath
+from openglip.structures.sample import Sample
+
+
+def read_objects365(path: StrPath, images: StrPath | None = None, findings: Findings | None = None) -> Iterator[Sample]:
+    """The JSON of Objects365 v1 or v2. Arguments and errors as `read_coco`."""
+    return read_coco(path, images, findings, source="objects365")
+
+
+def read_objects365_tsv(path: StrPath, findings: Findings | None = None, *, source: str = "objects365") -> DetectionTsv:
+    """A detection TSV set by its YAML. Raises DataError when a file is missing."""
+    return DetectionTsv(read_tsv_set(path), source, findings)
+
+
+class DetectionTsv(TsvSamples):
+    """Samples of a detection TSV, each made when it is read: a set of millions takes no memory."""
+
+    def __init__(self, files: TsvSet, source: str, findings: Findings | None = None) -> None:
+        self.names = files.names
+        self._index = {name: i for i, name in enumerate(self.names)}
+        files.check_rows()
+        super().__init__(files, source, findings)
+
+    def sample(self, index: int, row: int) -> Sample:
+        image = self.files.images.line(row)
+        size = image_size(image) if self.sizes is None else tuple(self.sizes[index].tolist())
+        boxes, labels = self._objects(row, size)
+        return Sample(
+            image=image,
+            size=size,
+            boxes=boxes,
+            categories=self.names,
+            labels=labels,
+            exhaustive=True,
+            image_id=self.files.labels.key(row),
+            source=self.source,
+        )
+
+    def _objects(self, row: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        file = self.files.labels
+        objects = file.parsed(row)
+        objects = objects.get("objects") if isinstance(objects, dict) else objects
+        if not isinstance(objects, list):
+            raise DataError(f"{file.path}, line {row}: no list of objects")
+        rects, labels = [], []
+        for item in objects:
+            rect = numbers(item.get("rect"), 4) if isinstance(item, dict) else None
+            if rect is None:
+                self.findings.add("malformed", file.path, row, f"no rect of four numbers: {item!r:.60}")
+            elif not is_id(item.get("class")) or item["class"] not in self._index:
+                self.findings.add("unmapped_class", file.path, row, f"there is no category {item.get('class')!r}")
+            else:
+                rects.append(rect)
+                labels.append(self._index[item["class"]])
+        boxes, rows = usable_boxes(rects, size, self.findings, file.path, row)
+        return boxes, np.array(labels, np.int64)[rows]
+
+
+OBJECTS365 = Format("objects365", read_objects365)
+OBJECTS365_TSV = Format(
+    "objects365-tsv", lambda path, _, findings: read_objects365_tsv(path, findings), is_tsv_set, repeated=True
+)
