@@ -157,3 +157,55 @@ def test_a_detection_does_not_wait_for_torchvision_which_still_imports_after_it(
     """It takes as long as torch itself."""
     done = subprocess.run([sys.executable, "-c", DETECT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Only these may import torch; everything else has to work, up to the point where a model is needed, without it.
+TORCH = ("model", "nano", "training", "weights")
+TORCH_MODULES = ("openglip.predict.backends.torch", "openglip.runtime")
+
+
+def imports_torch(path: Path) -> list[int]:
+    """Lines on which a file imports torch or torchvision, inside functions too, but for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    lines = []
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if id(node) not in for_types and any(name.split(".")[0] in ("torch", "torchvision") for name in names):
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_torch_is_imported_only_where_models_live(module: str) -> None:
+    if folder(module) not in TORCH and module not in TORCH_MODULES:
+        assert imports_torch(MODULES[module]) == []
+
+
+BLOCKED = """
+import importlib, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Blocker())
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+import numpy as np
+import openglip
+assert openglip.DetectOptions(threshold=0.5).top_k == 100
+assert not [name for name in sys.modules if name.split(".")[0] == "torch"]
+"""
+
+
+def test_all_other_modules_import_where_torch_is_not_installed() -> None:
+    modules = [name for name in MODULES if folder(name) not in TORCH and name not in TORCH_MODULES[:1]]
+    modules = [name for name in modules if name not in ("openglip.__main__", "openglip.verbs.training_figures")]
+    done = subprocess.run([sys.executable, "-c", BLOCKED, *modules], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from openglip.labelling.run import label as label
     from openglip.predict.detector import Detector as Detector
     from openglip.predict.detector import load as load
+    from openglip.predict.options import DetectOptions as DetectOptions
     from openglip.structures.detections import Detections as Detections
     from openglip.verbs.train import train as train
     from openglip.weights.convert import convert as convert
 
 _NAMES = {
     "openglip.predict.detector": ("load", "Detector"),
+    "openglip.predict.options": ("DetectOptions",),
     "openglip.structures.detections": ("Detections",),
     "openglip.evaluation.run": ("evaluate",),
     "openglip.labelling.run": ("label",),

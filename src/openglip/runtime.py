@@ -11,7 +11,7 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ class Progress:
     total: int | None
     unit: str
     message: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 # ---- device and precision
@@ -108,7 +108,7 @@ def has_native_bf16() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device) -> Generator[torch.device]:
     """Join the processes that `torchrun` started, if it did.
 
     Inside a run that has joined already, the process that evaluates does so alone.
@@ -226,7 +226,7 @@ def processor_count() -> int:
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
+def no_collection() -> Generator[None]:
     """Pause garbage collection.
 
     Importing torch or building a model makes so many objects that Python collects garbage several times; each of these
@@ -284,11 +284,11 @@ def torchvision_nms() -> Any:
     for folder in (spec and spec.submodule_search_locations) or ():
         for library in sorted(Path(folder).glob("_C*")):
             try:
-                torch.ops.load_library(library)
+                torch.ops.load_library(library)  # pyright: ignore[reportUnknownMemberType]
                 return torch.ops.torchvision.nms
             except (OSError, AttributeError):
                 continue  # of another torch, or no library: the import says what is wrong
-    from torchvision.ops import nms
+    from torchvision.ops import nms  # pyright: ignore[reportMissingTypeStubs]
 
     return nms
 

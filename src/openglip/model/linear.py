@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.mode import is_plain
+
+if TYPE_CHECKING:
+    from openglip.model.contract import Model
 
 Act = Literal["none", "swish", "relu6"]
 
@@ -116,7 +119,7 @@ def in_chunks(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_plain()
 
 
-def half_copy(model: nn.Module) -> nn.Module:
+def half_copy(model: Model) -> Model:
     """A copy whose matrices are bf16, so that autocast need not cast them at every call; norms stay float32."""
     model = copy.deepcopy(model)
     for module in model.modules():

@@ -240,7 +240,7 @@ class Nano(nn.Module, Model):
             pyramid.append(torch.cat([keys, level, boxes + initial, centerness, scores], 1))
         return pyramid
 
-    def align(self, pyramid: Sequence[Tensor], text: TextFeatures, least: float = 0.0) -> HeadOutputs:
+    def align(self, pyramid: Sequence[Tensor], text: TextFeatures | None, least: float = 0.0) -> HeadOutputs:
         """Compare encoded images with words: the tower's cells, then the detector's, for words that mean its classes.
 
         Args:
@@ -248,6 +248,7 @@ class Nano(nn.Module, Model):
             text: Of `encode_text`, one prompt per image.
             least: Scores of the detector's cells below this may be underestimated; the caller will discard them.
         """
+        assert text is not None
         tower = self.align_tower(pyramid[:3], text)
         cells = tower.logits.shape[1]
         offsets, scores = flatten_levels(pyramid[3:]).split([4, CLASSES], 2)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict, cast
 
 import numpy as np
 
@@ -108,7 +108,7 @@ class DetectOptions:
         elif threshold is None or np.ndim(threshold) == 0:  # a number of any library
             values = [default if threshold is None else threshold] * len(vocabulary)
         else:
-            values = list(threshold)  # type: ignore[arg-type]
+            values = list(cast("Sequence[float]", threshold))
             if len(values) != len(vocabulary):
                 raise ConfigError(f"{len(values)} thresholds for {len(vocabulary)} categories: give one per category")
         try:

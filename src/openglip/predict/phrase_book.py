@@ -61,7 +61,8 @@ class PhraseBook:
 
     def text(self, phrases: Sequence[str]) -> EncodedText:
         """Learned phrases as the words to look for in an image, in prompts of at most the model's tokens."""
-        prompts, begin, room = [], 0, self.backend.max_tokens
+        prompts: list[EncodedPrompt] = []
+        begin, room = 0, self.backend.max_tokens
         for i, phrase in enumerate(phrases):
             count = self._features[phrase][1]
             room -= count
@@ -72,7 +73,8 @@ class PhraseBook:
 
     def _prompt(self, phrases: Sequence[str], begin: int, end: int) -> EncodedPrompt:
         features = [self._features[phrase] for phrase in phrases[begin:end]]
-        token_map, start = [], 0
+        token_map: list[tuple[int, ...]] = []
+        start = 0
         for _, count in features:
             token_map.append(tuple(range(start, start + count)))
             start += count

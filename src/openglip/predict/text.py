@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class TextEncoder:
                 f"{len(names)} categories do not fit one prompt of {max_tokens} tokens: asked in {len(runs)} prompts",
                 stacklevel=2,
             )
-        prompts = []
+        prompts: list[EncodedPrompt] = []
         for run in runs:
             prompt = detection_prompt([names[i] for i in run], distractors=distractors)
             prompts.append(self._encode(prompt, np.array(run, np.int64)))
@@ -127,7 +127,7 @@ class TextEncoder:
         """
         if self.backend.categories is not None:
             raise PromptError(f"{self.backend.name} knows a closed set of classes and reads no captions: use detect")
-        if not isinstance(caption, str):
+        if not isinstance(caption, str):  # pyright: ignore[reportUnnecessaryIsInstance]  callers are not all typed
             raise PromptError(f"a caption is a string, not a {type(caption).__name__}")
         if not caption.strip():
             raise PromptError("the caption is empty: say what to find")
@@ -150,7 +150,7 @@ class TextEncoder:
 
     def phrases_alone(self, phrases: Sequence[str]) -> tuple[EncodedPrompt, ...]:
         """Phrases without the caption around them, for a model that was trained to read them so."""
-        prompts = []
+        prompts: list[EncodedPrompt] = []
         for run in split_names(phrases, max_tokens=self.backend.max_tokens):
             texts = [phrases[i] for i in run]
             prompt = detection_prompt(texts, wordings=[("", text, "") for text in texts])
@@ -251,7 +251,7 @@ def as_list(items: Any, what: str) -> list[Any]:
     """The items as a list. Raises PromptError for one string, which would be split into its letters."""
     if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
         raise PromptError(f"{what} must be a list, not {items!r:.60}")
-    return list(items)
+    return list(cast("Iterable[Any]", items))
 
 
 def _check_count(count: int, what: str, images: int | None) -> None:
@@ -261,4 +261,7 @@ def _check_count(count: int, what: str, images: int | None) -> None:
 
 def _is_nested(phrases: list[Any]) -> bool:
     """Whether this is one list of phrases per image: every item is itself a list with a string inside."""
-    return bool(phrases) and all(isinstance(p, (list, tuple)) and any(isinstance(x, str) for x in p) for p in phrases)
+    return bool(phrases) and all(
+        isinstance(item, (list, tuple)) and any(isinstance(x, str) for x in cast("Sequence[Any]", item))
+        for item in phrases
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import cast
 
 import numpy as np
@@ -42,7 +42,7 @@ class TorchBackend:
         self.torch_device = pick_device(device)
         self.device = str(self.torch_device)
         self.precision = pick_precision(precision, self.torch_device)
-        self.model = check_model(model).eval().to(self.torch_device)
+        self.model: Model = check_model(model).eval().to(self.torch_device)
         if self.precision == "bf16":
             self.model = half_copy(self.model)
         self.name = self.model.name
@@ -68,7 +68,7 @@ class TorchBackend:
             return EncodedTokens(TextFeatures(*(torch.cat(columns) for columns in zip(*parts, strict=True))))
 
     def encode_images(self, images: Sequence[np.ndarray]) -> EncodedMaps:
-        batch = torch.from_numpy(pad_batch(images, self.preparation.multiple))
+        batch = torch.as_tensor(pad_batch(images, self.preparation.multiple))
         with self._inference():
             return EncodedMaps(self.model.encode_image(batch.to(self.torch_device)))
 
@@ -107,7 +107,7 @@ class TorchBackend:
         return [to_arrays(one) for one in boxes]
 
     def suppress(self, boxes: BoxArrays, nms_iou: float) -> BoxArrays:
-        tensors = ScoredBoxes(*(torch.from_numpy(column) for column in boxes))
+        tensors = ScoredBoxes(*(torch.as_tensor(column) for column in boxes))
         return to_arrays(suppress(tensors, nms_iou, class_agnostic=True))
 
     def batch_size(self, height: int, width: int) -> int:
@@ -120,7 +120,7 @@ class TorchBackend:
         return weights_sha256(self.model.state_dict())
 
     @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
+    def _inference(self) -> Generator[None]:
         """No gradients, and this backend's precision."""
         with torch.inference_mode(), torch.autocast(self.torch_device.type, torch.bfloat16, self.precision == "bf16"):
             yield
