@@ -10,8 +10,8 @@ import numpy as np
 from labelling_at_scale import lines_of
 
 from openglip.data.files import Files, whole_file
-from openglip.data.pack import Phrase, Picture
 from openglip.data.formats.flickr30k import parse_sentence
+from openglip.data.pack import Phrase, Picture
 from openglip.structures.boxes import iou
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from openglip.data.mixtures import Source
 from openglip.data.formats.odvg import read_odvg
+from openglip.data.mixtures import Source
 from openglip.data.training_prompts import caption_prompt
 from openglip.training.recipe import Recipe
 

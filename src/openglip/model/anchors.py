@@ -18,7 +18,9 @@ from torch import Tensor
 class AnchorGrid:
     """One square anchor for each cell of each level.
 
-    strides: pixels between cells, fine level first. scale: side of an anchor in strides.
+    Args:
+        strides: Pixels between cells, fine level first.
+        scale: Side of an anchor in strides.
     """
 
     strides: tuple[int, ...] = (8, 16, 32, 64, 128)
@@ -30,9 +32,18 @@ class AnchorGrid:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Give the A x 4 anchors of levels with these (height, width); levels in order, rows before columns.
+        """The anchors of all levels.
 
-        Raises ValueError when the number of levels is not that of the strides.
+        Args:
+            sizes: (height, width) of each level in cells, in the order of the strides.
+            device: Where to make them.
+            dtype: Their type.
+
+        Returns:
+            A x 4, xyxy in pixels of the network's input; levels in order, rows before columns.
+
+        Raises:
+            ValueError: There are not as many levels as strides.
         """
         if len(sizes) != len(self.strides):
             raise ValueError(
@@ -50,14 +61,20 @@ class AnchorGrid:
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Boxes as (dx, dy, dw, dh) from anchors; ``weights`` scale the four numbers to a similar spread."""
+    """Boxes as offsets (dx, dy, dw, dh) from anchors.
+
+    Args:
+        weights: Factors that bring the four offsets to a similar spread.
+        plus_one: Whether a side is x2 - x1 + 1.
+        max_log_growth: Limit of dw and dh after division by their weights.
+    """
 
     weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     plus_one: bool = True
     max_log_growth: float = math.log(1000 / 16)  # keeps exp() of an untrained output finite
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Give the ... x 4 offsets of boxes (... x 4) from anchors (... x 4)."""
+        """Offsets, ... x 4, of boxes (... x 4, xyxy) from anchors (... x 4, xyxy)."""
         box_centre, box_size = self._centre_and_size(boxes)
         anchor_centre, anchor_size = self._centre_and_size(anchors)
         weights = boxes.new_tensor(self.weights)
@@ -66,7 +83,7 @@ class BoxCoder:
         return torch.cat([shift, growth], -1)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Give the ... x 4 boxes that offsets (... x 4) describe. Growth is limited above; nothing is clipped."""
+        """Boxes, ... x 4 xyxy, from offsets (... x 4). Growth is limited above; nothing is clipped to an image."""
         centre, size = self._centre_and_size(anchors)
         deltas = deltas / deltas.new_tensor(self.weights)
         centre = deltas[..., :2] * size + centre

@@ -104,11 +104,13 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(2, dim)
         self.LayerNorm = nn.LayerNorm(dim, eps=eps)
 
-    def forward(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
-        """ids: B x L; places: B x L position of each token, None: as they stand."""
+    def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """ids: B x L; positions: B x L, of each token; None: from 0 on."""
         x = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
         x = x + (
-            self.position_embeddings.weight[: ids.shape[1]] if places is None else self.position_embeddings(places)
+            self.position_embeddings.weight[: ids.shape[1]]
+            if positions is None
+            else self.position_embeddings(positions)
         )
         return F.dropout(self.LayerNorm(x), self.dropout, self.training)
 
@@ -127,9 +129,10 @@ class Encoder(nn.Module):
 class Bert(nn.Module):
     """BERT without pooler: token ids B x L (int64) and mask B x L (bool) -> last hidden state B x L x dim.
 
-    sub_sentences: read each part between full stops as if it stood alone, at positions of its own: names of a list then
-    don't disturb each other (Grounding DINO, section 3.4). Not part of GLIP: off by default, and right only for weights
-    that were trained so. The text layers of the tower still see the whole prompt.
+    sub_sentences: read each part between full stops as if it were the whole text, with positions that start at 0, so that
+    the names of a list do not influence each other (Grounding DINO, section 3.4). This is not part of GLIP: it is off by
+    default, and right only for weights that were trained with it. The text layers of the tower still read the whole
+    prompt.
     """
 
     sub_sentences = False
@@ -158,19 +161,20 @@ class Bert(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         if not self.sub_sentences:
             return self.encoder(self.embeddings(ids), mask)
-        parts, places = sub_sentences(ids)
-        seen = (parts[:, :, None] == parts[:, None]) & mask[:, None]
-        # padding sees itself: a softmax over nothing is not a number
-        return self.encoder(self.embeddings(ids, places), seen | torch.eye(ids.shape[1], device=ids.device).bool())
+        parts, positions = sub_sentences(ids)
+        visible = (parts[:, :, None] == parts[:, None]) & mask[:, None]
+        # Padding attends to itself, because a softmax over nothing is not a number.
+        visible |= torch.eye(ids.shape[1], device=ids.device).bool()
+        return self.encoder(self.embeddings(ids, positions), visible)
 
 
 def sub_sentences(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of its part and place in it, of each token (B x L int64 each).
+    """For each token the number of its part, and its position in that part: B x L int64 each.
 
-    A part ends with a full stop or question mark; [CLS] and [SEP] are parts of their own.
+    A part ends with a full stop or a question mark; [CLS] and [SEP] are parts by themselves.
     """
     ends = torch.isin(ids, ids.new_tensor([FIRST, *STOPS]))
     starts = (ids == LAST) | ends.roll(1, 1)
     starts[:, 0] = True
-    place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return starts.cumsum(1), place - torch.where(starts, place, 0).cummax(1).values
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return starts.cumsum(1), index - torch.where(starts, index, 0).cummax(1).values

@@ -1,12 +1,12 @@
 """What a model is, to everything that uses one: the detector, the trainer, the labeller, an exporter.
 
-A model of one's own derives from `torch.nn.Module` and from `Model`, in this order, and so inherits the defaults::
+Derive your own model from `torch.nn.Module` and `Model`, in this order, to inherit the defaults::
 
     class MyModel(nn.Module, Model):
         name = "mine"
         ...
 
-It has to bring `name`, `preparation`, `anchors`, `encode_image`, `align` and, unless it has fixed `categories`,
+It has to define `name`, `preparation`, `anchors`, `encode_image`, `align` and, unless it has fixed `categories`,
 `encode_text`.
 """
 
@@ -28,12 +28,12 @@ class Model(Protocol):
     """A detector network whose classes are words.
 
     Attributes:
-        name: The name it is known by, in messages, reports and checkpoints.
+        name: Its name in messages, reports and checkpoints.
         preparation: How it wants its images resized, normalised and padded.
         anchors: The anchors of its outputs. A model may have other outputs, and other anchors, while it trains.
         coder: The code in which its box outputs are offsets from the anchors.
         score_cut: Class probabilities at or below it are no candidates.
-        default_threshold: The score from which a user sees boxes unless another is asked for.
+        default_threshold: The score above which boxes are returned when the caller sets no threshold.
         aggregation: How the scores of a name's tokens become the score of the name.
         max_tokens: Tokens that one prompt may have, [CLS] and [SEP] included.
         categories: The fixed class names of a model without a text encoder; None for a model that reads words.
@@ -62,7 +62,7 @@ class Model(Protocol):
             mask: B x L bool, False on padding. L may be the longest real length.
 
         Returns:
-            Features B x L x D with the mask. D is the model's own affair.
+            Features B x L x D with the mask. D is up to the model.
         """
         raise NotImplementedError(f"{self.name} has no text encoder")
 

@@ -24,5 +24,5 @@ def plain_formulas() -> Iterator[None]:
 
 
 def is_plain() -> bool:
-    """Whether the plain formulas are asked for."""
+    """Whether the plain formulas are switched on."""
     return _PLAIN.get()

@@ -31,10 +31,16 @@ class ScoredBoxes(NamedTuple):
 
 
 def class_scores(logits: Tensor, token_map: Sequence[Sequence[int]], aggregation: Aggregation = "mean") -> Tensor:
-    """Probability of every class at every anchor: logits A x L -> A x K.
+    """Probability of every class at every anchor.
 
-    token_map: per class its token positions; a class without any scores 0. aggregation over a class's tokens: "mean"
-    of the word pieces' probabilities, "max", or "power", the geometric mean.
+    Args:
+        logits: A x L, for every token.
+        token_map: The token positions of each of K classes; a class without tokens scores 0.
+        aggregation: What a class takes of its tokens' probabilities: their "mean", their "max", or "power", their
+            geometric mean.
+
+    Returns:
+        A x K.
     """
     probabilities = logits.float().sigmoid()
     if aggregation == "max":
@@ -59,8 +65,19 @@ def token_weights(token_map: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
 def within_reach(
     logits: Tensor, centerness: Tensor, sizes: Sequence[tuple[int, int]], score_cut: float, least: float
 ) -> tuple[Tensor, list[int]]:
-    """Rows of the places (logits A x L, centerness A) at which a class may have a probability above `score_cut` and a
-    final score of `least`, and how many there are on each level: no aggregation gives a class more than its best token.
+    """The anchors at which some class may have a probability above `score_cut` and a final score of at least `least`.
+
+    No aggregation gives a class a higher probability than that of its best token.
+
+    Args:
+        logits: A x L, for every token.
+        centerness: A logits.
+        sizes: (h, w) of each level.
+        score_cut: See `best_candidates`.
+        least: See `best_candidates`.
+
+    Returns:
+        The rows of these anchors, and how many of them lie on each level.
     """
     best = logits.amax(1).float().sigmoid() * (1 + 1e-4)  # room for rounding
     able = (best > score_cut) & (best * centerness.float().sigmoid() > least**2)
@@ -81,26 +98,35 @@ def best_candidates(
     coder: BoxCoder | None = None,
     least: float = 0.0,
 ) -> ScoredBoxes:
-    """The best (anchor, class) pairs of one image, decoded and clipped to the un-padded image.
+    """The best (anchor, class) pairs of one image, decoded and clipped to the image.
 
-    scores: A x K class probabilities; a pair at or below score_cut is no candidate. Of the rest each level keeps the
-    per_level best by probability x centerness; the final score is the square root of that product. least: pairs below
-    this final score may be left out, as they have no say in the others (a lower score never suppresses a higher).
+    Args:
+        scores: A x K class probabilities.
+        box_regression: A x 4, in the code of `coder`.
+        centerness: A logits.
+        anchors: A x 4, xyxy in pixels of the network's input.
+        sizes: (h, w) of each level.
+        image_size: (height, width) of the image without padding, in pixels of the network's input.
+        score_cut: Pairs whose probability is at or below it are no candidates.
+        per_level: Candidates of each level, the best by probability times centerness. The final score is the square
+            root of that product.
+        coder: The box code; None: GLIP's.
+        least: Pairs below this final score may be left out: a lower score never suppresses a higher one.
     """
     coder = coder or BoxCoder()
-    kept, start = [], 0
+    pairs_of_levels, start = [], 0
     weighted = scores * centerness.float().sigmoid()[:, None]
     for h, w in sizes:
         level = slice(start, start + h * w)
-        wanted = scores[level] > score_cut
+        is_candidate = scores[level] > score_cut
         if least > 0:
-            wanted &= weighted[level] > least**2 * (1 - 1e-5)  # with room for the rounding of the root
-        flat = wanted.flatten().nonzero()[:, 0]
+            is_candidate &= weighted[level] > least**2 * (1 - 1e-5)  # with room for the rounding of the root
+        flat = is_candidate.flatten().nonzero()[:, 0]
         if len(flat) > per_level:
             flat = flat[weighted[level].flatten()[flat].topk(per_level, sorted=False).indices]
-        kept.append(flat + start * scores.shape[1])
+        pairs_of_levels.append(flat + start * scores.shape[1])
         start += h * w
-    pairs = torch.cat(kept)
+    pairs = torch.cat(pairs_of_levels)
     rows = pairs // scores.shape[1]
     boxes = coder.decode(box_regression[rows].float(), anchors[rows])
     height, width = image_size

@@ -1,4 +1,4 @@
-"""Any feature pyramid backbone of timm in the place of Swin (extra `train`)."""
+"""Any backbone of timm that has a feature pyramid, instead of Swin (extra `train`)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from openglip.predict.backends.base import Backend, EncodedTokens
 from openglip.predict.text import EncodedPrompt, EncodedText
 from openglip.prompts.tokens import tokenize
 
-MAX_PHRASES = 4096  # that are kept: some 20 MB
+MAX_PHRASES = 4096  # some 20 MB of features
 TOKENS_PER_BATCH = 512
 
 Item = TypeVar("Item")

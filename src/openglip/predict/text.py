@@ -1,4 +1,4 @@
-"""The text side of a detection: names or a caption become prompts with encoded tokens, kept for the next image."""
+"""The text side of a detection: from names or a caption to encoded prompts, which are cached for the next image."""
 
 from __future__ import annotations
 
