@@ -60,6 +60,9 @@ def test_wrong_use(folder):
     assert run("check", folder / "pictures").exit_code == 2
     assert run("check", folder / "a.json", "--format", "cocoa").exit_code == 2
     assert run("check", folder / "a.json", "--against", "val").exit_code == 2
+    twice = run("check", folder / "a.json", *["--against", f"val={folder}"] * 2)
+    assert twice.exit_code == 2
+    assert "val is given twice" in twice.output
     assert run("convert", folder / "a.json", folder / "x").exit_code == 2
 
 

@@ -61,3 +61,13 @@ def test_lines_hold_the_whole_text() -> None:
     lines = _lines(text, Fixed(), 12)  # type: ignore[arg-type]
     assert all(e - b <= 12 for b, e in lines)
     assert "".join(text[b:e] for b, e in lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
+
+
+def test_words_from_right_to_left_are_drawn():
+    caption, words = "سيارة. cat, سيارة حمراء", ["سيارة", "cat", "سيارة حمراء"]
+    spans = [((0, 5),), ((7, 10),), ((12, 23),)]
+    boxes = np.array([[1, 2, 30, 40], [5, 5, 60, 60], [9, 9, 99, 79]], float)
+    image = np.zeros((80, 100, 3), np.uint8)
+    pixels = np.asarray(draw(image, boxes, [0, 1, 2], words, caption=caption, phrase_spans=spans))
+    below = pixels[pixels.shape[1] * 80 // 100 :]
+    assert all((below == colour_of(label)).all(-1).any() for label in range(3))

@@ -4,8 +4,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from data.small_sets import broken_rows
 from PIL import Image
 
+from openglip.data.formats.objects365 import read_objects365_tsv
 from openglip.data.mixtures import Mixture, Row, Source
 from openglip.data.training_prompts import caption_prompt, detection_prompt_with_negatives
 from openglip.data.transforms import Flip, Resize
@@ -161,3 +163,15 @@ def test_a_caption_whose_boxes_a_transform_cuts_away_is_not_trained_without_them
     assert Views(Mixture([Source("a", [corner, right], caption_prompt)]), half)[rows[0]].image_id == "right"
     with pytest.raises(DataError, match="leave 1 captions no box"):
         Views(Mixture([Source("a", [corner], caption_prompt)]), half)[rows[0]]
+
+
+@pytest.mark.parametrize("hw", [True, False])
+def test_broken_rows_are_replaced_and_counted_in_training(hw, tmp_path):
+    path = broken_rows(tmp_path)
+    if not hw:
+        path.write_text(path.read_text().replace("hw: hw.tsv\n", ""))
+    samples = read_objects365_tsv(path)
+    mixture = Mixture([Source("a", samples, detection_prompt_with_negatives)])
+    batch = next(batch_stream(mixture, (), Preparation(), 4))
+    assert sorted(batch.image_ids) == ["k0", "k3", "k3", "k3"]
+    assert {"not json" in f for f in batch.failures} == {"base64" in f for f in batch.failures} == {True, False}

@@ -1,21 +1,13 @@
-"""`check` finds each planted fault, and nothing where nothing is wrong."""
-
 import copy
 import json
 import shutil
 
-import numpy as np
 import pytest
+from data.small_sets import encoded, write, write_coco_json
 from PIL import Image
 
 from openglip.data.checking import check
 from openglip.errors import ConfigError, DataError
-
-
-def photo(path, seed, size=(80, 100)):
-    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC).save(path, quality=95)
-
 
 CLEAN = {
     "images": [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 80} for i in (11, 12, 13)],
@@ -32,7 +24,7 @@ CLEAN = {
 def folder(tmp_path):
     (tmp_path / "images").mkdir()
     for i in (11, 12, 13, 21, 22):
-        photo(tmp_path / "images" / f"{i}.jpg", i)
+        write(tmp_path / "images" / f"{i}.jpg", encoded(i))
     (tmp_path / "train.json").write_text(json.dumps(CLEAN))
     return tmp_path
 
@@ -98,7 +90,7 @@ def test_a_file_that_does_not_parse(folder):
     assert str(folder / "train.json") in check(folder).findings[0].file
 
 
-def test_unreadable_and_turned_pictures(folder):
+def test_unreadable_and_turned_images(folder):
     (folder / "images" / "11.jpg").write_bytes((folder / "images" / "11.jpg").read_bytes()[:300])
     (folder / "images" / "12.jpg").write_bytes(b"")
     turned = Image.open(folder / "images" / "13.jpg")
@@ -170,7 +162,7 @@ def test_planted_faults_of_a_yolo_folder(folder):
     (folder / "labels").mkdir()
     (folder / "data.yaml").write_text("train: images\nnames: [cat, dog]\n")
     (folder / "labels" / "11.txt").write_text("7 0.5 0.5 0.1 0.1\n0 0.5 0.5 1.5 0.1\n0 0.5 0.5 0 0.1\ncat\n")
-    photo(folder / "images" / "12.png", 12)
+    write(folder / "images" / "12.png", encoded(12))
     (folder / "images" / "13.jpg").write_bytes(b"nothing")
     found = {kind for kind, _ in kinds(check(folder))}
     assert found == {"unmapped_class", "box_outside", "box_degenerate", "malformed", "duplicate_id", "unreadable_image"}
@@ -189,3 +181,31 @@ def test_wrong_use_is_an_error_and_no_finding(folder):
 @pytest.mark.parametrize("name", ["animals", "kangaroo", "playing_cards", "household", "coco_mini"])
 def test_the_research_sets_are_clean(shared, name):
     assert check(shared / "data" / name).findings == []
+
+
+def test_a_split_of_the_same_name_is_checked_beside_it(tmp_path):
+    write(tmp_path / "new" / "a.jpg", encoded(1))
+    write(tmp_path / "old" / "b.jpg", encoded(2))
+    new = write_coco_json(tmp_path / "new" / "train.json", (1, "a.jpg"), categories=[{"id": 9, "name": "cat"}])
+    old = write_coco_json(tmp_path / "old" / "train.json", (1, "b.jpg"))
+    report = check(new, against={"train": old})
+    assert [f.kind for f in report.findings] == ["unmapped_class"]
+    assert report.counts["images"] == 2
+    write(tmp_path / "old" / "b.jpg", encoded(1))
+    assert check(new, against={"train": old}).findings[-1].file == "train, train (against)"
+
+
+def test_ids_of_other_digits_are_no_count(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.jpg", encoded(len(split)))
+        write_coco_json(tmp_path / f"{split}.json", ("①", f"{split}.jpg"))
+    assert [f.kind for f in check(tmp_path).findings] == ["leak_id"]
+
+
+def test_every_entry_of_a_image_has_its_size(tmp_path):
+    write(tmp_path / "a.jpg", encoded(1))
+    images = [{"id": i, "file_name": "a.jpg", "width": 100 * i, "height": 80 * i} for i in (1, 2, 2, 3)]
+    images[2]["id"] = 4
+    report = check(write_coco_json(tmp_path / "train.json", images=images))
+    assert [(f.kind, f.id) for f in report.findings] == [("size_mismatch", 2), ("size_mismatch", 3)]  # once a size
+    assert report.counts["images"] == 1

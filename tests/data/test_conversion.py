@@ -1,21 +1,20 @@
-"""Every writer gives back what it was given, and says what it could not hold."""
-
 import dataclasses
 
 import numpy as np
 import pytest
+from data.small_sets import WRITABLE, broken_rows, encoded, read_only, write, write_coco_json, written_path
 from PIL import Image
 
+from openglip.data.checking import check
 from openglip.data.conversion import convert
 from openglip.data.files import image_content
 from openglip.data.findings import Findings
-from openglip.data.formats import FORMATS
 from openglip.data.formats.odvg import write_odvg
 from openglip.data.reading import open_splits
 from openglip.errors import ConfigError
-from openglip.structures.sample import FileSlice, Sample
+from openglip.files import FileSlice
+from openglip.structures.sample import Sample
 
-WRITERS = {format.name: format.write for format in FORMATS if format.write is not None}
 NAMES = ("cat", "traffic light", "übergroße Katze")
 
 
@@ -46,8 +45,8 @@ def grounding(folder):
 
 def written(name, samples, folder):
     """What a writer wrote, read back; and what it said it lost."""
-    out = folder / "out" / {"coco": "o.json", "odvg": "o.jsonl", "label-studio": "o.json"}.get(name, "set")
-    lost = WRITERS[name](samples, out)
+    out = written_path(folder / "out", name)
+    lost = WRITABLE[name].write(samples, out)
     splits = open_splits(out)
     findings = Findings()
     (read,) = splits.values()
@@ -56,7 +55,7 @@ def written(name, samples, folder):
     return found, lost
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", WRITABLE)
 def test_detection_comes_back(name, detection, folder):
     found, lost = written(name, detection, folder)
     by_stem = {s.file_name.split(".")[0]: s for s in found}
@@ -80,7 +79,7 @@ def test_grounding_comes_back_where_it_can(name, grounding, folder):
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "voc", "label-studio"])
-def test_what_a_format_cannot_hold_is_said(name, grounding, folder):
+def test_what_a_format_cannot_hold_is_reported(name, grounding, folder):
     (after,), lost = written(name, grounding, folder)
     assert after.names == ("cat", "cat dög")
     assert lost["caption"] == lost["phrase_spans"] == 1
@@ -102,16 +101,16 @@ def test_nothing_is_half_written(detection, folder):
         yield detection[0]
         raise Stopped
 
-    for name, write in WRITERS.items():
+    for name, format in WRITABLE.items():
         with pytest.raises(Stopped):
-            write(broken(), folder / name / "o")
+            format.write(broken(), folder / name / "o")
         assert not list((folder / name).rglob("*.tmp"))
         assert name in ("yolo", "voc") or not list((folder / name).glob("o*"))
 
 
 def test_splits_go_to_their_places(detection, folder):
     for split in ("train", "val"):
-        WRITERS["coco"](detection, folder / "coco" / f"{split}.json")
+        WRITABLE["coco"].write(detection, folder / "coco" / f"{split}.json")
     done = convert(folder / "coco", folder / "yolo", format="yolo")
     assert (done.samples, done.lost, done.findings) == (6, {}, [])
     splits = open_splits(folder / "yolo")
@@ -126,10 +125,31 @@ def test_splits_go_to_their_places(detection, folder):
         convert(folder / "coco", folder / "something")
 
 
-def test_a_missing_picture_is_a_finding_where_pictures_are_copied(detection, folder):
-    WRITERS["coco"](detection, folder / "coco.json")
+def test_a_missing_image_is_a_finding_where_images_are_copied(detection, folder):
+    WRITABLE["coco"].write(detection, folder / "coco.json")
     (folder / "a.jpg").unlink()
     done = convert(folder / "coco.json", folder / "voc", format="voc")
     assert done.samples == 2
     assert [f.kind for f in done.findings] == ["missing_image"]
     assert convert(folder / "coco.json", folder / "o.jsonl").samples == 3
+
+
+@pytest.mark.parametrize("name", WRITABLE)
+def test_broken_rows_do_not_stop_a_conversion(name, tmp_path):
+    out = written_path(tmp_path / "out", name)
+    done = convert(broken_rows(tmp_path), out, format=name)
+    assert done.samples == 2
+    assert [(f.kind, f.id) for f in done.findings] == [("malformed", 1), ("unreadable_image", "k2")]
+    assert done.left_out == {"malformed": 1, "unreadable_image": 1}
+    report = check(out)
+    assert (report.findings, report.counts["images"], report.counts["boxes"]) == ([], 2, 2)
+
+
+def test_ids_that_are_no_numbers_get_free_ones(tmp_path):
+    for seed, file in enumerate(("a.jpg", "b.jpg", "c.jpg")):
+        write(tmp_path / file, encoded(seed))
+    source = write_coco_json(tmp_path / "train.json", (2, "a.jpg"), ("x", "b.jpg"), (3, "c.jpg"))
+    made = convert(source, tmp_path / "out" / "o.json")
+    samples, _ = read_only(tmp_path / "out" / "o.json")
+    assert made.samples == len({s.image_id for s in samples}) == 3
+    assert samples[0].image_id == 2

@@ -1,30 +1,44 @@
-"""Whatever stands in a file: readers give samples, findings or a DataError, never another exception."""
-
 import contextlib
 import copy
 import json
 import random
 
 import pytest
-from test_readers import lines, tsv, write  # same folder
+from data.small_sets import tsv_set, write, write_lines
 
 from openglip.data.findings import Findings
-from openglip.data.formats import BY_NAME
-from openglip.errors import DataError
+from openglip.data.formats import BY_NAME, FORMATS
+from openglip.errors import DataError, MissingExtraError
+
+
+def test_every_format_names_the_file_that_is_missing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for format in FORMATS:
+        with pytest.raises((DataError, MissingExtraError), match=str(tmp_path)):
+            list(format.read(tmp_path / "folder" / f"nothing.{format.name}", tmp_path, Findings()))
+
 
 IMAGE = {"id": 3, "file_name": "7.jpg", "width": 100, "height": 80}
+
+
 COCO = {
     "info": {"source_categories": {"x": [1]}},
     "images": [{**IMAGE, "source": "x"}, {"id": 4, "file_name": "8.jpg", "width": 10, "height": 10}],
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
     "annotations": [{"id": 1, "image_id": 3, "category_id": 1, "bbox": [1, 2, 30, 40], "iscrowd": 0}],
 }
+
+
 LVIS = {**COCO, "images": [{**IMAGE, "coco_url": "http://x/train2017/7.jpg", "neg_category_ids": [2]}]}
+
+
 MDETR = {
     **COCO,
     "images": [{**IMAGE, "caption": "a cat", "data_source": "vg"}],
     "annotations": [{"id": 1, "image_id": 3, "bbox": [1, 2, 30, 40], "tokens_positive": [[2, 5]]}],
 }
+
+
 ODVG = [
     {
         "filename": "7.jpg", "height": 80, "width": 100,
@@ -38,6 +52,8 @@ ODVG = [
         ]},
     },
 ]  # fmt: skip
+
+
 STUDIO = [
     {
         "id": 4, "data": {"image": "/data/local-files/?d=a.jpg"},
@@ -47,17 +63,25 @@ STUDIO = [
         }]}],
     }
 ]  # fmt: skip
+
+
 GENOME = {
     "image_data.json": [{"image_id": 2, "width": 100, "height": 80}],
     "objects.json": [
         {"image_id": 2, "objects": [{"object_id": 5, "x": 1, "y": 2, "w": 30, "h": 40, "names": ["clock"]}]}
     ],
 }
+
+
 CAPTION = {
     "img_h": 80, "img_w": 100, "caption": "a cat, a dog", "scores": [0.9, 0.8],
     "bboxes": [[1, 2, 30, 40], [2, 5, 30, 9]], "tokens_positive": [[[2, 5]], [[9, 12]]],
 }  # fmt: skip
+
+
 OBJECTS = {"objects": [{"class": "cat", "rect": [1, 2, 30, 40]}]}
+
+
 STRANGE = (
     None,
     "",
@@ -98,15 +122,6 @@ def damaged(content, rng):
     return copied
 
 
-def tsv_set(folder, label):
-    tsv(folder / "img.tsv", [["k", "aGVsbG8="]])
-    tsv(folder / "label.tsv", [["k", json.dumps(label)]])
-    tsv(folder / "hw.tsv", [["k", "80 100"]])
-    write(folder / "map.json", {"cat": 1})
-    names = {"img": "img.tsv", "label": "label.tsv", "hw": "hw.tsv", "labelmap": "map.json"}
-    return write(folder / "set.yaml", "".join(f"{key}: {name}\n" for key, name in names.items()))
-
-
 def genome(folder, content):
     for name, part in content.items():
         write(folder / name, part)
@@ -117,11 +132,11 @@ CASES = {
     "coco": (COCO, lambda folder, content: write(folder / "a.json", content)),
     "lvis": (LVIS, lambda folder, content: write(folder / "a.json", content)),
     "mdetr": (MDETR, lambda folder, content: write(folder / "a.json", content)),
-    "odvg": (ODVG, lambda folder, content: lines(folder / "a.jsonl", *content)),
+    "odvg": (ODVG, lambda folder, content: write_lines(folder / "a.jsonl", *content)),
     "label-studio": (STUDIO, lambda folder, content: write(folder / "a.json", content)),
     "visual-genome": (GENOME, genome),
-    "caption-tsv": (CAPTION, tsv_set),
-    "objects365-tsv": (OBJECTS, tsv_set),
+    "caption-tsv": (CAPTION, lambda folder, content: tsv_set(folder, [json.dumps(content)], ["aGVsbG8="])),
+    "objects365-tsv": (OBJECTS, lambda folder, content: tsv_set(folder, [json.dumps(content)], ["aGVsbG8="])),
 }
 
 

@@ -1,6 +1,7 @@
 import tarfile
 
 import pytest
+from data.small_sets import encoded, read_only, voc_xml, write, write_tar
 from PIL import Image
 
 from openglip.data.findings import Findings
@@ -12,6 +13,8 @@ XML = """<annotation><filename>12.jpg</filename><size><width>500</width><height>
 <object><name>1</name><name>2</name><bndbox><xmin>10</xmin><ymin>20</ymin><xmax>110</xmax><ymax>220</ymax></bndbox></object>
 <object><name>1</name><bndbox><xmin>200</xmin><ymin>30</ymin><xmax>300</xmax><ymax>330</ymax></bndbox></object>
 <object><name>3</name><scene>1</scene><nobndbox>0</nobndbox></object></annotation>"""
+
+
 SENTENCES = """[/EN#1/people Two men] wear [/EN#2/clothing/other red hats] in [/EN#3/scene a street] .
 [/EN#0/notvisual It] is [/EN#3/scene a street] .
 """
@@ -38,7 +41,7 @@ def test_sentences_phrases_and_boxes(root):
     assert not findings.items, "none of these is a fault"
 
 
-def test_boxes_follow_the_smaller_picture(root):
+def test_boxes_follow_the_smaller_image(root):
     _, loaded = load(next(read_flickr30k(root)))
     assert loaded.boxes[0].tolist() == pytest.approx([10 * 0.598, 20 * 224 / 375, 110 * 0.598, 220 * 224 / 375])
 
@@ -84,3 +87,24 @@ def test_the_research_set_has_the_numbers_its_readme_states(shared):
     samples = list(read_flickr30k(shared / "data/flickr8k_entities/val"))
     assert len(samples) == 2649
     assert sum(len(set(s.phrase_spans)) for s in samples) == 7097
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_one_flickr_file_in_another_encoding_does_not_end_the_others(tmp_path, packed):
+    box = "<object><name>1</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
+    files = {"Annotations": {}, "Sentences": {}}
+    for name in ("1", "2", "3"):
+        write(tmp_path / "images" / f"{name}.jpg", encoded(int(name)))
+        files["Annotations"][f"{name}.xml"] = voc_xml(f"{name}.jpg", 100, 80, box).encode()
+        files["Sentences"][f"{name}.txt"] = b"[/EN#1/animals A cat] ."
+    files["Annotations"]["2.xml"] = files["Annotations"]["2.xml"].decode().encode("utf-16")
+    files["Sentences"]["3.txt"] = "[/EN#1/animals A cat] in a café .".encode("latin-1")
+    for folder, members in files.items():
+        if packed:
+            write_tar(tmp_path / f"{folder}.tar", members)
+        else:
+            for name, content in members.items():
+                write(tmp_path / folder / name, content)
+    samples, findings = read_only(tmp_path)
+    assert [s.image_id for s in samples] == ["1/0"]
+    assert [(f.kind, f.id) for f in findings.items] == [("unparsable", "2"), ("unparsable", "3")]

@@ -1,16 +1,20 @@
 import json
+import subprocess
 import tarfile
 
 import numpy as np
 import pytest
+from data.small_sets import encoded, write, write_coco_json
 from PIL import Image
 
+from openglip.data.checking import check
 from openglip.data.findings import Findings
 from openglip.data.formats.coco import read_coco
+from openglip.data.reading import open_splits
 from openglip.errors import DataError
 
 
-def write(path, **parts):
+def instances(path, **parts):
     content = {
         "images": [
             {"id": 5, "file_name": "a.jpg", "width": 100, "height": 80},
@@ -30,8 +34,8 @@ def annotation(id, **changes):
     return {"id": id, "image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4], **changes}
 
 
-def test_boxes_names_and_pictures_without_boxes(tmp_path):
-    one, two = read_coco(write(tmp_path / "a.json"), tmp_path)
+def test_boxes_names_and_images_without_boxes(tmp_path):
+    one, two = read_coco(instances(tmp_path / "a.json"), tmp_path)
     np.testing.assert_allclose(one.boxes, [[10.5, 20.25, 40.5, 60.25], [90, 70, 100, 80]])
     assert one.categories == ("traffic light", "dog")
     assert one.names == ("dog", "traffic light")
@@ -52,7 +56,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path):
         annotation(8),
     ]
     findings = Findings()
-    one, _ = read_coco(write(tmp_path / "a.json", annotations=annotations), tmp_path, findings=findings)
+    one, _ = read_coco(instances(tmp_path / "a.json", annotations=annotations), tmp_path, findings=findings)
     assert len(one) == 2
     assert findings.counts == {
         "crowd": 1, "box_degenerate": 1, "box_not_finite": 1, "unmapped_class": 1, "box_outside": 2,
@@ -62,7 +66,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_named(tmp_path):
 
 
 def test_findings_are_logged_where_nobody_collects_them(tmp_path, caplog):
-    list(read_coco(write(tmp_path / "a.json", annotations=[annotation(2, bbox=[5, 5, 0, 3])]), tmp_path))
+    list(read_coco(instances(tmp_path / "a.json", annotations=[annotation(2, bbox=[5, 5, 0, 3])]), tmp_path))
     assert "1 box_degenerate" in caplog.text
 
 
@@ -88,15 +92,15 @@ def test_merged_sources_know_only_their_own_categories(tmp_path):
         {"id": 9, "file_name": "b.jpg", "width": 50, "height": 40, "source": "y"},
     ]
     info = {"source_categories": {"x": [7, 2], "y": [2]}}
-    one, two = read_coco(write(tmp_path / "a.json", images=images, info=info), tmp_path, exhaustive=["y"])
+    one, two = read_coco(instances(tmp_path / "a.json", images=images, info=info), tmp_path, exhaustive=["y"])
     assert (one.categories, two.categories) == (("traffic light", "dog"), ("traffic light",))
     assert (one.exhaustive, two.exhaustive) == (False, True)
     assert (one.source, two.source) == ("x", "y")
 
 
-def test_pictures_are_found_beside_the_file_and_in_tars(tmp_path):
+def test_images_are_found_beside_the_file_and_in_tars(tmp_path):
     (tmp_path / "annotations").mkdir()
-    file = write(tmp_path / "annotations" / "instances_train2017.json")
+    file = instances(tmp_path / "annotations" / "instances_train2017.json")
     (tmp_path / "train2017").mkdir()
     Image.new("RGB", (100, 80)).save(tmp_path / "train2017" / "a.jpg")
     assert next(read_coco(file)).image == str(tmp_path / "train2017" / "a.jpg")
@@ -107,16 +111,16 @@ def test_pictures_are_found_beside_the_file_and_in_tars(tmp_path):
     assert member.read() == (tmp_path / "train2017" / "a.jpg").read_bytes()
 
 
-def test_a_missing_picture_does_not_hide_the_others(tmp_path):
-    file = write(tmp_path / "train.json")
+def test_a_missing_image_does_not_hide_the_others(tmp_path):
+    file = instances(tmp_path / "train.json")
     (tmp_path / "images").mkdir()
     Image.new("RGB", (50, 40)).save(tmp_path / "images" / "b.jpg")
     assert [s.image for s in read_coco(file)] == [str(tmp_path / "images" / name) for name in ("a.jpg", "b.jpg")]
 
 
-def test_sizes_are_read_from_pictures_where_the_file_has_none(tmp_path):
+def test_sizes_are_read_from_images_where_the_file_has_none(tmp_path):
     Image.new("RGB", (33, 22)).save(tmp_path / "a.jpg")
-    file = write(tmp_path / "a.json", images=[{"id": 5, "file_name": "a.jpg"}], annotations=[])
+    file = instances(tmp_path / "a.json", images=[{"id": 5, "file_name": "a.jpg"}], annotations=[])
     assert next(read_coco(file)).size == (22, 33)
 
 
@@ -130,3 +134,43 @@ def test_research_sets(shared):
     household = list(read_coco(shared / "data/household/annotations/train.json"))
     assert sum(map(len, household)) == 3907 - 5
     assert household[0].image.read()[:2] == b"\xff\xd8"
+
+
+def test_coco_as_it_is_unzipped_is_its_instances(tmp_path):
+    write(tmp_path / "train2017" / "1.jpg", encoded(1))
+    write_coco_json(tmp_path / "annotations" / "instances_train2017.json", (1, "1.jpg"))
+    write_coco_json(tmp_path / "annotations" / "person_keypoints_train2017.json", (1, "1.jpg"))
+    captions = [{"id": 1, "image_id": 1, "caption": "a cat"}]
+    write_coco_json(tmp_path / "annotations" / "captions_train2017.json", (1, "1.jpg"), annotations=captions)
+    assert set(open_splits(tmp_path)) == {"train2017"}
+    assert check(tmp_path).findings == []
+
+
+def test_coco_images_known_by_their_address_only(tmp_path):
+    write(tmp_path / "train2017" / "1.jpg", encoded(1))
+    image = {"id": 1, "coco_url": "http://images.cocodataset.org/train2017/1.jpg", "width": 100, "height": 80}
+    boxes = [{"id": i, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": str(i)} for i in (0, 1)]
+    source = write_coco_json(tmp_path / "train.json", images=[image], annotations=boxes)
+    report = check(source)
+    assert report.findings == []
+    assert (report.counts["boxes"], report.counts["crowd"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["https://x/b.jpg?signed=" + "f" * 5000, "data:image/png;base64," + "A" * 5000, "f" * 999]
+)
+def test_a_name_that_is_no_files_is_a_finding(tmp_path, name):
+    write(tmp_path / "a.jpg", encoded(1))
+    (finding,) = check(write_coco_json(tmp_path / "train.json", (1, "a.jpg"), (2, name))).findings
+    assert (finding.id, finding.kind in ("missing_image", "unreadable_image")) == (2, True)
+    write(tmp_path / "list.txt", f"a.jpg\n{name}\n")
+    yaml = write(tmp_path / "data.yaml", "train: list.txt\nnames: [cat]\n")
+    assert [f.kind for f in check(yaml).findings] == ["missing_image"]
+
+
+@pytest.mark.parametrize("what", ["-C pics .", "pics"])
+def test_tars_made_of_a_folder_hold_its_images(tmp_path, what):
+    write(tmp_path / "pics" / "1.jpg", encoded(1))
+    subprocess.run(["tar", "cf", "pics.tar", *what.split()], cwd=tmp_path, check=True)
+    source = write_coco_json(tmp_path / "train.json", (1, "1.jpg"))
+    assert check(source, images=tmp_path / "pics.tar").findings == []
