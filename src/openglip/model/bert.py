@@ -107,11 +107,8 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         """ids: B x L; positions: B x L, of each token; None: from 0 on."""
         x = self.word_embeddings(ids) + self.token_type_embeddings.weight[0]
-        x = x + (
-            self.position_embeddings.weight[: ids.shape[1]]
-            if positions is None
-            else self.position_embeddings(positions)
-        )
+        first = self.position_embeddings.weight[: ids.shape[1]]
+        x = x + (first if positions is None else self.position_embeddings(positions))
         return F.dropout(self.LayerNorm(x), self.dropout, self.training)
 
 
@@ -129,10 +126,10 @@ class Encoder(nn.Module):
 class Bert(nn.Module):
     """BERT without pooler: token ids B x L (int64) and mask B x L (bool) -> last hidden state B x L x dim.
 
-    sub_sentences: read each part between full stops as if it were the whole text, with positions that start at 0, so that
-    the names of a list do not influence each other (Grounding DINO, section 3.4). This is not part of GLIP: it is off by
-    default, and right only for weights that were trained with it. The text layers of the tower still read the whole
-    prompt.
+    sub_sentences: read each part between full stops as if it were the whole text, with positions that start at 0, so
+    that the names of a list do not influence each other (Grounding DINO, section 3.4). This is not part of GLIP: it is
+    off by default, and right only for weights that were trained with it. The text layers of the tower still read the
+    whole prompt.
     """
 
     sub_sentences = False
