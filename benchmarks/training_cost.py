@@ -7,7 +7,7 @@ machine stay in the file: it can be made bit by bit.
 
     python benchmarks/training_cost.py [--device cuda] [--batches 1 2 4] [--models glip-t glip-t-a glip-l]
     python benchmarks/training_cost.py --memory-only --models glip-t --batches 1      # one training step, no times
-    python benchmarks/training_cost.py --recompute --memory-only --models glip-l # `train.recompute`
+    python benchmarks/training_cost.py --recompute --memory-only --models glip-l # the recipe's `recompute`
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ SIZE = (800, 1344)
 
 def child(name: str, batch: int, device: str, what: str, recomputed: bool) -> None:
     """The second of two forward passes without and of two steps with gradients at 800 x 1344 with 194 tokens."""
+    from openglip.model.recompute import recompute_blocks
     from openglip.training.losses import GroundingCriterion
-    from openglip.training.recompute import recompute
     from openglip.weights.load import build_model
 
     model: Any = build_model(name).to(device)
     if recomputed:
-        recompute(model)
+        recompute_blocks(model)
     images = torch.randn(batch, 3, *SIZE, device=device)
     ids = torch.randint(1000, 2000, (batch, 194), device=device)
     mask = torch.ones_like(ids, dtype=torch.bool)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openglip.model.recompute import run_block
+
 FIRST, LAST, STOPS = 101, 102, (1012, 1029)  # [CLS], [SEP], "." and "?"
 LIMIT = 5e4  # the official clamp that keeps half precision (largest value 65,504) from overflowing
 
@@ -79,6 +81,8 @@ class Intermediate(nn.Module):
 class BertLayer(nn.Module):
     """One post-norm transformer layer. clamp: the tower's variant with bounded intermediate values."""
 
+    recompute = False
+
     def __init__(
         self, dim: int, heads: int, hidden: int, eps: float = 1e-12, dropout: float = 0.1, clamp: bool = False
     ) -> None:
@@ -119,7 +123,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         for layer in self.layer:
-            x = layer(x, mask)
+            x = run_block(layer, x, mask)
         return x
 
 

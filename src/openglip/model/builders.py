@@ -35,7 +35,7 @@ def _glip(name: str, body: nn.Module, channels: Sequence[int], blocks: int, earl
         body,
         FPN(channels, 256, DROP_BLOCK),
         Bert(),
-        Head(256, blocks, levels=5, classes=80, text_dim=768, early_fusion=early_fusion, checkpointing=True),
+        Head(256, blocks, levels=5, classes=80, text_dim=768, early_fusion=early_fusion, recompute_fusion=True),
         OFFICIAL_INPUT,
     )
 

@@ -87,6 +87,8 @@ class DyConv(nn.Module):
     output is resized with `align_corners=True`.
     """
 
+    recompute = False
+
     def __init__(self, dim: int, groups: int = 16) -> None:
         super().__init__()
         self.DyConv = nn.ModuleList(DeformConvNorm(dim, groups) for _ in range(3))  # from coarser, same, finer

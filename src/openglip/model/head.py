@@ -11,13 +11,13 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from openglip.model.bert import LIMIT, BertLayer
 from openglip.model.contrast import Contrast
 from openglip.model.dyhead import DyConv, Sizes, split_levels
 from openglip.model.fusion import Fusion
 from openglip.model.linear import in_chunks, linear
+from openglip.model.recompute import run_block
 
 PRIOR_BIAS = -math.log(99)  # a fresh classifier says 1 % everywhere (focal loss, Lin et al., 2017)
 
@@ -46,8 +46,9 @@ class HeadOutputs(NamedTuple):
 class FusionBlock(nn.Module):
     """Holder of one `Fusion` under the name that checkpoints use."""
 
-    def __init__(self, fusion: Fusion) -> None:
+    def __init__(self, fusion: Fusion, recompute: bool) -> None:
         super().__init__()
+        self.recompute = recompute
         self.b_attn = fusion
 
     def forward(self, v: Tensor, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ class Head(nn.Module):
 
     dim: channels of the pyramid; blocks: tower depth; classes: outputs of `cls_logits`; text_dim: width of the text
     features, None for the closed set (no text at all). early_fusion: a fusion and a text layer before each DyHead
-    layer. checkpointing: recompute the fusion blocks in the backward pass.
+    layer. recompute_fusion: in the backward pass, as the official code does.
     """
 
     def __init__(
@@ -83,14 +84,15 @@ class Head(nn.Module):
         fusion_dropout: float = 0.1,
         text_heads: int = 12,
         text_hidden: int = 3072,
-        checkpointing: bool = False,
+        recompute_fusion: bool = False,
     ) -> None:
         super().__init__()
-        self.early_fusion, self.checkpointing = early_fusion, checkpointing
+        self.early_fusion = early_fusion
         tower: list[nn.Module] = []
         for _ in range(blocks):
             if early_fusion and text_dim is not None:
-                tower.append(FusionBlock(Fusion(dim, text_dim, fusion_dim, fusion_heads, 1 / blocks, fusion_dropout)))
+                fusion = Fusion(dim, text_dim, fusion_dim, fusion_heads, 1 / blocks, fusion_dropout)
+                tower.append(FusionBlock(fusion, recompute_fusion))
                 tower.append(BertLayer(text_dim, text_heads, text_hidden, clamp=True))
             tower.append(DyConv(dim))
         self.dyhead_tower = nn.ModuleList(tower)
@@ -115,15 +117,13 @@ class Head(nn.Module):
         hidden = None if text is None else text.hidden
         for module in self.dyhead_tower:
             if isinstance(module, DyConv):
-                x = module(x, sizes)
+                x = run_block(module, x, sizes)
                 continue
             assert text is not None
             if isinstance(module, BertLayer):
-                hidden = module(hidden, text.mask)
-            elif self.checkpointing and torch.is_grad_enabled():
-                x, hidden = checkpoint(module, x, hidden, text.mask, use_reentrant=False)  # type: ignore[misc]
+                hidden = run_block(module, hidden, text.mask)
             else:
-                x, hidden = module(x, hidden, text.mask)
+                x, hidden = run_block(module, x, hidden, text.mask)
         return x, hidden
 
     def forward(self, x: Tensor, sizes: tuple[tuple[int, int], ...], text: TextFeatures | None) -> HeadOutputs:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.linear import HUGE, LOG2E, TINY, in_chunks, linear
+from openglip.model.recompute import run_block
 
 # Values of the residual stream that a chunk of windows holds without gradients: 3.2 MB, and four times that in the MLP.
 CHUNK_VALUES = 800_000
@@ -146,6 +147,8 @@ def _linear(module: nn.Linear, x: Tensor) -> Tensor:
 class SwinBlock(nn.Module):
     """Window attention and MLP, both pre-norm residual. shift 0: regular windows."""
 
+    recompute = False
+
     def __init__(self, dim: int, heads: int, window: int, shift: int, drop_path: float) -> None:
         super().__init__()
         self.window, self.shift, self.drop_path = window, shift, drop_path
@@ -239,7 +242,7 @@ class SwinStage(nn.Module):
             h, w = (-(-side // self.window) * self.window for side in x.shape[1:3])
             mask = shift_mask(h, w, self.window, self.window // 2).to(x.device)
             for block in self.blocks:
-                x = block(x, mask)
+                x = run_block(block, x, mask)
         return x, self.downsample(x) if self.downsample is not None else x
 
     def _blocks_chunked(self, x: Tensor) -> Tensor:

@@ -15,12 +15,12 @@ from openglip.data.rendering import draw_view
 from openglip.data.transforms import Resize
 from openglip.errors import DataError
 from openglip.images.prepare import padded_size, resized_size
+from openglip.model.recompute import recomputable_blocks
 from openglip.nano.text import TEXT_DIM
 from openglip.training import nano
 from openglip.training.batches import Views
 from openglip.training.optim import freeze
 from openglip.training.recipe import Recipe, to_json
-from openglip.training.recompute import BLOCKS
 from openglip.weights.load import model_builder
 
 EFFICIENCY = 0.4  # share of the measured rate of large matrix products that training reaches
@@ -78,7 +78,7 @@ def parameters(model: nn.Module) -> dict[str, dict[str, int]]:
 def cost_of_one(model: Any, size: tuple[int, int], recomputed: bool = False) -> tuple[int, int]:
     """Operations of a forward pass of one picture, and bytes kept for its backward pass; nothing is computed.
 
-    recomputed: of `train.recompute`'s blocks their inputs are kept, and for a while all of the largest.
+    recomputed: of the blocks that can be recomputed their inputs are kept, and for a while all of the largest.
     """
     meta = _on_meta(model)
     kept: list[dict[int, int]] = [{}]  # by storage; the last is of the block that runs
@@ -99,10 +99,9 @@ def cost_of_one(model: Any, size: tuple[int, int], recomputed: bool = False) -> 
         nonlocal largest
         largest = max(largest, sum(kept.pop().values()))
 
-    for block in meta.modules():
-        if recomputed and isinstance(block, BLOCKS):
-            block.register_forward_pre_hook(enter)
-            block.register_forward_hook(leave)
+    for block in recomputable_blocks(meta) if recomputed else ():
+        block.register_forward_pre_hook(enter)
+        block.register_forward_hook(leave)
     height, width = padded_size(*size, model.preparation.multiple)
     words = torch.ones(1, TOKENS, device="meta")
     ids = words[..., None].expand(1, TOKENS, 2 * TEXT_DIM) if isinstance(model, nano.NanoInTraining) else words.long()

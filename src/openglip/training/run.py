@@ -22,6 +22,7 @@ from openglip.errors import ConfigError, OpenGLIPError
 from openglip.files import folder_lock, whole_file
 from openglip.model.contrast import RegionWords
 from openglip.model.glip import GLIP
+from openglip.model.recompute import recompute_blocks
 from openglip.runtime import is_first_process, pick_device, process_group, rank, world_size
 from openglip.training import nano
 from openglip.training.batches import Batch, batch_stream
@@ -31,7 +32,6 @@ from openglip.training.losses import ClosedSetCriterion, GroundingCriterion
 from openglip.training.pretrained import load_parts
 from openglip.training.recipe import Recipe, settings_of, to_json, with_settings
 from openglip.training.recipes import RECIPES
-from openglip.training.recompute import recompute
 from openglip.training.trackers import trackers
 from openglip.weights.files import read_checkpoint
 from openglip.weights.keys import from_official
@@ -151,7 +151,7 @@ def new_model(recipe: Recipe) -> Any:
             torch.manual_seed(recipe.seed)
             model.contrast = RegionWords(model.head.cls_logits.in_channels, model.head.text_dim, recipe.contrast)
     if recipe.recompute:
-        recompute(model)
+        recompute_blocks(model)
     return model
 
 
