@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from openglip.errors import ConfigError
 from openglip.images.prepare import pad_batch
 from openglip.model.contract import Model, check_model
 from openglip.model.head import TextFeatures
@@ -52,6 +54,10 @@ class TorchBackend:
         self.categories = self.model.categories
         self.tokens_are_independent = self.model.tokens_are_independent
         self.reads_phrases_alone = self.model.reads_phrases_alone
+        self._process = os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _process=os.getpid())
 
     def encode_text(self, ids: Sequence[Sequence[int]]) -> list[EncodedTokens]:
         rows = torch.tensor(ids, device=self.torch_device)
@@ -114,14 +120,32 @@ class TorchBackend:
         return GPU_BATCH if self.torch_device.type != "cpu" else max(1, CPU_BATCH_PIXELS // (height * width))
 
     def workers(self, at_most: int | None = None) -> Workers:
+        self._check_process()
         return Workers(self.torch_device, at_most)
 
     def weights_sha256(self) -> str:
         return weights_sha256(self.model.state_dict())
 
+    def _check_process(self) -> None:
+        """Compute on one thread in a process that was forked after the model was loaded.
+
+        Such a process has none of the threads of its parent, and an operation on several threads would wait for them
+        for ever. Raises ConfigError on a GPU, which can't be used after a fork at all.
+        """
+        if os.getpid() == self._process:
+            return
+        if self.torch_device.type != "cpu":
+            raise ConfigError(
+                f"this process was forked after the model was loaded on {self.device}: load it in each process, or "
+                "start processes by 'spawn'"
+            )
+        torch.set_num_threads(1)
+        self._process = os.getpid()
+
     @contextlib.contextmanager
     def _inference(self) -> Generator[None]:
         """No gradients, and this backend's precision."""
+        self._check_process()
         with torch.inference_mode(), torch.autocast(self.torch_device.type, torch.bfloat16, self.precision == "bf16"):
             yield
 
