@@ -1,8 +1,7 @@
-"""`openglip detect` and `ground`: inputs, words, formats, pictures, statuses."""
+"""`openglip detect` and `ground`: inputs, words, statuses."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -115,36 +114,12 @@ def test_a_broken_file_is_reported_in_its_place_and_the_rest_is_done(run: Any, w
     assert not (tmp_path / "openglip-output" / "broken.boxes.jpg").exists()
 
 
-def test_a_picture_that_cannot_be_written_does_not_stop_the_rest(run: Any, weights: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (1, 70_000)).save(tmp_path / "tall.png")  # JPEG ends at 65,500
-    shutil.copy(CAT, tmp_path / ("n" * 251 + ".jpg"))
-    shutil.copy(CAT, tmp_path / os.fsdecode(b"caf\xe9.jpg"))  # a name that is no UTF-8
-    result = run("detect", ".", "x" * 300, "--prompt", "cat", "--model", weights, "--format", "coco", "--json")
-    assert result.exit_code == 1
-    assert len([Detections.from_json(line) for line in result.stdout.splitlines()]) == 4
-    assert "error: tall.png: no picture was written" in result.stderr
-    assert "4 images" in result.stderr
-    assert "2 failed" in result.stderr
-    out = tmp_path / "openglip-output"
-    document = json.loads((out / "detections.coco.json").read_text(encoding="utf-8"))
-    assert os.fsdecode(b"caf\xe9.jpg") in {image["file_name"] for image in document["images"]}
-    assert len(list(out.glob("*.boxes.jpg"))) == 2
-
-
 def test_pictures_of_an_earlier_run_are_no_input(run: Any, weights: Path, tmp_path: Path) -> None:
     shutil.copy(CAT, tmp_path / "cat.jpg")
     for images in (".", ".", "**/*.jpg"):
         result = run("detect", images, "--prompt", "cat", "--model", weights)
         assert "1 images" in result.stderr
     assert "1 images" in run("detect", "openglip-output/cat.boxes.jpg", "--prompt", "cat", "--model", weights).stderr
-
-
-def test_an_output_folder_that_cannot_be_made_is_named(run: Any, weights: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("")
-    result = run("detect", CAT, "--prompt", "cat", "--model", weights, "--output", "taken")
-    assert result.exit_code == 2
-    assert "--output taken" in result.stderr
-    assert "another folder" in result.stderr
 
 
 def test_a_threshold_per_name_from_a_file(run: Any, weights: Path, tmp_path: Path) -> None:
@@ -154,6 +129,16 @@ def test_a_threshold_per_name_from_a_file(run: Any, weights: Path, tmp_path: Pat
     result = run("detect", CAT, "--prompt", "cat. cup", "--model", weights, "--threshold", "t.json", "--json")
     assert result.exit_code == 0, result.output
     assert {found["name"] for found in json.loads(result.stdout)["detections"]} == {"cup"}
+
+
+def test_options_of_a_detection(run: Any, weights: Path) -> None:
+    arguments = ("detect", CAT, "--prompt", "cat", "--model", weights, "--threshold", 0, "--json", "--no-pictures")
+    every = json.loads(run(*arguments).stdout)
+    few = json.loads(run(*arguments, "--top-k", 2, "--distractor", "dog").stdout)
+    assert len(every["detections"]) > 2
+    assert len(few["detections"]) == 2
+    assert few["vocabulary"] == ["cat"]
+    assert "nms_iou" in run(*arguments, "--nms-iou", 7).stderr
 
 
 def test_ground_keeps_the_caption_and_the_spans(run: Any, weights: Path) -> None:
@@ -172,59 +157,6 @@ def test_ground_finds_noun_phrases_by_itself(run: Any, weights: Path) -> None:
     result = run("ground", CAT, "--caption", "a cat beside a cup", "--model", weights, "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["vocabulary"] == ["a cat", "a cup"]
-
-
-def boxes(run: Any, weights: Path, form: str) -> list[dict[str, Any]]:
-    """Write two good images and a broken one; gives the json lines to compare with."""
-    Path("broken.jpg").write_bytes(b"nothing")
-    arguments = ("--prompt", "cat. remote control", "--model", weights, "--threshold", 0, "--no-pictures", "--json")
-    result = run("detect", CAT, "broken.jpg", PHOTOS / "coffee.jpg", *arguments, "--format", form)
-    assert result.exit_code == 1
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-def test_coco_output(run: Any, weights: Path) -> None:
-    expected = boxes(run, weights, "coco")
-    document = json.loads(Path("openglip-output/detections.coco.json").read_text(encoding="utf-8"))
-    assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "remote control"}]
-    assert [image["file_name"] for image in document["images"]] == [expected[0]["image"], expected[2]["image"]]
-    flat = [(line["image"], found) for line in expected for found in line["detections"]]
-    files = {image["id"]: image["file_name"] for image in document["images"]}
-    names = {category["id"]: category["name"] for category in document["categories"]}
-    assert len(flat) == len(document["annotations"]) > 0
-    for (image, found), annotation in zip(flat, document["annotations"], strict=True):
-        x, y, width, height = annotation["bbox"]
-        assert files[annotation["image_id"]] == image
-        assert names[annotation["category_id"]] == found["name"]
-        assert annotation["score"] == found["score"]
-        assert [x, y, x + width, y + height] == pytest.approx(found["box"])
-
-
-def test_csv_output(run: Any, weights: Path) -> None:
-    expected = boxes(run, weights, "csv")
-    with Path("openglip-output/detections.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    good = [row for row in rows if not row["error"]]
-    flat = [found for line in expected for found in line["detections"]]
-    assert [row["image"] for row in rows if row["error"]] == ["broken.jpg"]
-    assert [row["name"] for row in good] == [found["name"] for found in flat]
-    assert [[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in good] == [f["box"] for f in flat]
-
-
-def test_label_studio_output(run: Any, weights: Path) -> None:
-    expected = boxes(run, weights, "label-studio")
-    tasks = json.loads(Path("openglip-output/label-studio.json").read_text(encoding="utf-8"))
-    assert len(tasks) == 2
-    for task, line in zip(tasks, (expected[0], expected[2]), strict=True):
-        assert task["data"]["image"].endswith(line["image"])
-        results = task["predictions"][0]["result"]
-        assert len(results) == len(line["detections"]) > 0
-        for result, found in zip(results, line["detections"], strict=True):
-            value = result["value"]
-            left, top = value["x"] / 100 * line["width"], value["y"] / 100 * line["height"]
-            right = left + value["width"] / 100 * line["width"]
-            assert [left, top, right] == pytest.approx(found["box"][:3])
-            assert value["rectanglelabels"] == [found["name"]]
 
 
 def test_ctrl_c_ends_with_130_and_whole_files_only(weights: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_full_disk_or_a_bug_is_one_line_too(run: Any, monkeypatch: pytest.Monk
     def broken(*arguments: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("openglip.cli.output.os.replace", broken)
+    monkeypatch.setattr("openglip.files.os.replace", broken)
     result = run("detect", CAT, "--prompt", "cat", "--model", "debug", "--no-pictures")
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr

@@ -97,8 +97,8 @@ def root(
     """Options of all verbs."""
 
 
-app.command("detect")(detect.detect)
-app.command("ground")(detect.ground)
+app.command("detect")(detect.detect_command)
+app.command("ground")(detect.ground_command)
 app.add_typer(models.models_app, name="models")
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)

@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import Literal, TypeAlias, TypedDict, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, cast
 
 from openglip.errors import ConfigError, PromptError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OnError = Literal["raise", "record"]
 Threshold: TypeAlias = "float | Sequence[float] | Mapping[str, float] | None"
@@ -35,6 +36,8 @@ class DetectArguments(TypedDict, total=False):
 class DetectOptions:
     """What to do with images and words. A new option is a new field here and in `DetectArguments`.
 
+    `chunk_size` and `distractors` have an effect on `detect` only.
+
     Attributes:
         threshold: Only boxes with a score above it are returned. None: the model's own default. A number for all
             categories, a list with one per category, or a mapping from category to number (others get the default).
@@ -45,8 +48,8 @@ class DetectOptions:
         short_side: Length of the short side of the resized image, in pixels. None: the model's own.
         max_side: Limit of the long side of the resized image, in pixels. None: the model's own.
         batch_size: Images to run together. None: as many as suit the device.
-        chunk_size: Names per prompt. None: as many as fit, evenly spread. For `detect` only.
-        distractors: Words that take part in the prompt and are left out of the result. For `detect` only.
+        chunk_size: Names per prompt. None: as many as fit, evenly spread.
+        distractors: Words that take part in the prompt and are left out of the result.
         on_error: "raise" an `ImageError` for an image that can't be read, or "record" it: that image's `Detections`
             are empty and have `error` set.
 
@@ -99,6 +102,8 @@ class DetectOptions:
         Raises:
             ConfigError: A threshold is not a number from 0 to 1, or their count or names do not fit the vocabulary.
         """
+        import numpy as np  # late, because the command line lists its options without numpy
+
         threshold = self.threshold
         if isinstance(threshold, Mapping):
             unknown = [name for name in threshold if name not in vocabulary]
