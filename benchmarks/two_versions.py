@@ -2,21 +2,20 @@
 
     python benchmarks/two_versions.py OLD/src NEW/src [--turns 7] [--models nano glip-t]
 
-Each version runs in a process of its own that stays loaded; the processes take turns, so that a machine that changes its
-speed changes both. Prints the ratio old / new of each measurement: above 1 the new version is faster.
+Each version runs in its own process, which stays loaded; the processes take turns, so that a change of the machine's
+speed affects both. Prints the ratio old / new of each measurement: above 1 the new version is faster.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from common import machine, write
+from common import write
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 CHILD = """
@@ -73,7 +72,7 @@ def main() -> None:
             )
         for child in children:
             child.communicate()
-    write("two_versions", {"machine": machine(), "turns": arguments.turns, "result": json.loads(json.dumps(result))})
+    write("two_versions", {"turns": arguments.turns, "result": result})
 
 
 def _seconds(child: subprocess.Popen[str], call: str) -> float:
