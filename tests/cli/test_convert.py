@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from openglip.weights.files import read_checkpoint, read_info, write_official
+from openglip.weights.files import read_checkpoint, write_official
 from openglip.weights.keys import to_official
 from openglip.weights.load import build_model
+from openglip.weights.metadata import read_info
 
 
 def test_convert_both_ways(run: Any, tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_rules(benchmark: str, training, zero_shot) -> None:
 
 
 def test_released_models_on_coco_and_flickr() -> None:
-    assert setting("coco", RECORDS["glip-t"].data).zero_shot is True
-    assert setting("flickr30k", RECORDS["glip-t"].data).zero_shot is False
-    assert "on other images" in setting("coco", RECORDS["glip-t"].data).notes[0]
+    assert setting("coco", RECORDS["glip-t"].training_data).zero_shot is True
+    assert setting("flickr30k", RECORDS["glip-t"].training_data).zero_shot is False
+    assert "on other images" in setting("coco", RECORDS["glip-t"].training_data).notes[0]
 
 
 def test_images_and_files_are_compared_where_the_list_knows_them() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from openglip import ConfigError, WeightsError
 from openglip.weights.convert import convert
-from openglip.weights.files import read_checkpoint, read_info, write_official, write_safetensors
+from openglip.weights.files import read_checkpoint, write_official, write_safetensors
 from openglip.weights.keys import from_official, to_official
 from openglip.weights.load import build_model, model_builder
+from openglip.weights.metadata import read_info
 
 VARIANTS = ("glip-t-a", "glip-t-b", "glip-t", "glip-l", "dyhead-t", "dyhead-l")
 

@@ -9,17 +9,19 @@ import typer
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Official .pth, or our .safetensors.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Name of the result: .safetensors or .pth decides.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An official .pth, or a .safetensors of openglip.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The file to write; .safetensors or .pth decides the direction.")
+    ],
     model: Annotated[
         str | None,
-        typer.Option(help="Architecture of an official file, as glip-t; not needed for a released name."),
+        typer.Option(help="Model of an official file, for instance glip-t; not needed for a released name."),
     ] = None,
     averaged: Annotated[
         bool, typer.Option("--averaged", help="Take the moving average of an official training checkpoint.")
     ] = False,
 ) -> None:
-    """Convert an official checkpoint to safetensors and back, bit by bit."""
-    from openglip.weights.convert import convert as run
+    """Convert an official checkpoint to safetensors or back; every tensor stays bit-equal."""
+    import openglip
 
-    typer.echo(run(source, target, model=model, averaged=averaged))
+    typer.echo(openglip.convert(source, target, model=model, averaged=averaged))

@@ -220,8 +220,8 @@ def _versions() -> dict[str, str]:
 
 def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingData | None]:
     """Hash of the weights' file (of several: of their hashes), and the training list in its metadata or its record."""
-    from openglip.weights.files import locate, read_info
     from openglip.weights.hub import cached, embedded_file
+    from openglip.weights.metadata import locate, read_info
     from openglip.weights.records import BY_FILE, RECORDS
 
     record = RECORDS.get(model) or BY_FILE.get(model)
@@ -235,7 +235,7 @@ def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingD
         files = [path] if (path := cached(record)) else []
     listed = next((data for path in files if (data := read_info(path).get("training_data"))), None)
     if listed is None and record is not None and weights is None and not record.embedded:
-        listed = record.data
+        listed = record.training_data
     hashes = [file_sha256(path) for path in files]
     digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
     return digest, listed

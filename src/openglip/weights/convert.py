@@ -1,23 +1,57 @@
-"""`openglip convert`: an official checkpoint to our safetensors and back, every tensor bit-equal."""
+"""`openglip.convert`: from an official checkpoint to safetensors and back, with every tensor bit-equal."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openglip.errors import ConfigError, WeightsError
+from openglip.files import StrPath
 from openglip.weights.files import Checkpoint, read_checkpoint, write_official, write_safetensors
 from openglip.weights.keys import from_official, official_model, to_official
 from openglip.weights.load import build_model, load_state
 from openglip.weights.records import BY_FILE
 
 
-def convert(source: str | Path, target: str | Path, *, model: str | None = None, averaged: bool = False) -> str:
-    """Convert an official checkpoint to `.safetensors`, or one of ours to an official `.pth`; the name's end decides.
+@dataclass(frozen=True)
+class Conversion:
+    """A converted checkpoint; its text form is a sentence about it.
 
-    model: the architecture of an official file; not needed when the file has its released name.
-    averaged: take the moving average of an official training checkpoint.
-    Returns what was done, in one sentence. Raises WeightsError and ConfigError.
+    Attributes:
+        path: The written file.
+        model: Name of the model; None in an official file, which does not contain it.
+        tensors: Number of tensors.
+        dropped: Entries of the official file that the model computes by itself or does not use.
+    """
+
+    path: Path
+    model: str | None
+    tensors: int
+    dropped: int = 0
+
+    def __str__(self) -> str:
+        if self.model is None:
+            return f"{self.path}: official container with {self.tensors} tensors"
+        note = f"; {self.dropped} entries that the model computes by itself or does not use were left out"
+        return f"{self.path}: {self.tensors} tensors of {self.model}{note if self.dropped else ''}"
+
+
+def convert(source: StrPath, target: StrPath, *, model: str | None = None, averaged: bool = False) -> Conversion:
+    """Convert an official checkpoint to safetensors, or one of ours to an official file.
+
+    Args:
+        source: The checkpoint to read.
+        target: The file to write; its ending decides the direction: .safetensors (ours) or .pth (official).
+        model: The architecture of an official file; not needed if the file has the name under which it was released.
+        averaged: Take the moving average of an official training checkpoint.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: The names do not fit, or the model of an official file is not known.
+        WeightsError: The checkpoint is damaged or does not fit the model.
     """
     target = Path(target)
     if target.suffix not in (".safetensors", ".pth"):
@@ -28,11 +62,11 @@ def convert(source: str | Path, target: str | Path, *, model: str | None = None,
     if not target.parent.is_dir():
         raise ConfigError(f"the folder {target.parent} does not exist: make it first")
     if target.suffix == ".pth":
-        return _write_official(checkpoint, target)
-    return _write_own(checkpoint, target, model)
+        return _to_official_file(checkpoint, target)
+    return _to_safetensors(checkpoint, target, model)
 
 
-def _write_own(checkpoint: Checkpoint, target: Path, model: str | None) -> str:
+def _to_safetensors(checkpoint: Checkpoint, target: Path, model: str | None) -> Conversion:
     if checkpoint.official:
         name = model or official_model(checkpoint.path)
         state, dropped = from_official(checkpoint.state)
@@ -40,15 +74,12 @@ def _write_own(checkpoint: Checkpoint, target: Path, model: str | None) -> str:
         name, state, dropped = str(checkpoint.info["model"]), checkpoint.state, []
         if model not in (None, name):
             raise ConfigError(f"{checkpoint.path} holds a {name}, not a {model}: leave --model out")
-    load_state(build_model(name), state, str(checkpoint.path))  # a file of another model must fail here, not when used
-    write_safetensors(target, state, checkpoint.info or card(name, checkpoint.path))
-    note = (
-        f"; {len(dropped)} entries that the model computes by itself or does not use were left out" if dropped else ""
-    )
-    return f"{target}: {len(state)} tensors of {name}{note}"
+    load_state(build_model(name), state, str(checkpoint.path))  # a file of another model should fail here, not in use
+    write_safetensors(target, state, checkpoint.info or _official_info(name, checkpoint.path))
+    return Conversion(target, name, len(state), len(dropped))
 
 
-def _write_official(checkpoint: Checkpoint, target: Path) -> str:
+def _to_official_file(checkpoint: Checkpoint, target: Path) -> Conversion:
     if checkpoint.official:
         state = from_official(checkpoint.state)[0]
     elif str(checkpoint.info.get("model")) == "nano":
@@ -59,11 +90,11 @@ def _write_official(checkpoint: Checkpoint, target: Path) -> str:
         state = checkpoint.state
     official = to_official(state)
     write_official(target, official)
-    return f"{target}: official container with {len(official)} tensors"
+    return Conversion(target, None, len(official))
 
 
-def card(model: str, path: Path) -> dict[str, Any]:
-    """Metadata for weights that came from an official file."""
+def _official_info(model: str, path: Path) -> dict[str, Any]:
+    """Metadata for weights of an official file."""
     record = BY_FILE.get(path.name)
     if record is None:
         return {"model": model, "source": path.name}
@@ -71,6 +102,6 @@ def card(model: str, path: Path) -> dict[str, Any]:
         "model": model,
         "source": f"{record.hub}/{record.file}",
         "licence": record.licence,
-        "data": list(record.data),
+        "training_data": list(record.training_data),
         "figures": [vars(figure) for figure in record.figures],
     }

@@ -1,7 +1,7 @@
-"""Official key names <-> ours. Sub-modules carry the official names, so what is left is the prefix and the buffers.
+"""Official keys and ours. Submodules have the official names, so only the prefix and some buffers differ.
 
-Source: GLIP_SPEC section 7.1. Official files also hold tables that a model computes by itself (window positions,
-token positions, anchors): they are dropped on the way in and computed anew on the way out.
+Official files also contain tables that a model computes by itself (window positions, token positions, anchors): they
+are dropped when a file is read and computed again when one is written. Source: docs/spec.md 7.1.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from openglip.errors import ConfigError
+from openglip.model.swin import relative_position_index
 from openglip.weights.records import BY_FILE
 
-# Keys of the embedded model in files of format 1 (openglip 0.1), by the first part or parts of the key.
+# Keys of the embedded model in files of format 1 (openglip 0.1): by their first part,
 _NANO_BLOCKS = ("down", "up", "named", "placed")
 NANO_FORMAT_1 = {
     "join": "lateral",
@@ -39,7 +40,7 @@ NANO_FORMAT_1 = {
     "own": "detector_calibration",
     "second_look": "second_stage",
 }
-# and by a later part, inside the modules whose keys begin with the first name
+# and by a later part, in modules whose keys begin with the name on the left.
 NANO_FORMAT_1_INNER = {
     **{block: {"depth": "depthwise", "widen": "pointwise1", "narrow": "pointwise2"} for block in _NANO_BLOCKS},
     "looks": {"keys": "key_value", "out": "output", "feed": "feed_forward"},
@@ -70,7 +71,7 @@ _FINEST_STRIDE, _ANCHOR, _LEVELS = 8, 64, 5
 
 
 def current_keys(state: Mapping[str, Tensor], model: str | None, version: int) -> dict[str, Tensor]:
-    """The keys of one of our files as this version has them; the tensors are not touched.
+    """A state dict of an earlier format under today's keys; the tensors stay as they are.
 
     Args:
         state: The file's tensors.
@@ -89,29 +90,33 @@ def _nano_key(key: str) -> str:
 
 
 def from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Our keys for an official state dict, and the official keys that were left out.
+    """An official state dict under our keys.
 
-    "module." is cut off only when all keys have it.
+    The prefix "module." is removed only if all keys have it.
+
+    Returns:
+        The state dict, and the official keys that were dropped.
     """
     cut = len(PREFIX) if all(key.startswith(PREFIX) for key in state) else 0
-    own, dropped = {}, []
+    converted: dict[str, Tensor] = {}
+    dropped: list[str] = []
     for key, value in state.items():
         if _REGENERATED.search(key) or _IGNORED.search(key[cut:]):
             dropped.append(key)
         else:
-            own[key[cut:]] = value
-    return own, dropped
+            converted[key[cut:]] = value
+    return converted, dropped
 
 
 def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The official state dict of a GLIP or DyHead model: prefix added, tables that the official code stores rebuilt."""
+    """The official state dict of a GLIP or DyHead model: with the prefix and the tables that official files contain."""
     official: dict[str, Tensor] = {}
     for key, value in state.items():
         official[PREFIX + key] = value
         if key.endswith(_BIAS_TABLE):
             window = (round(value.shape[0] ** 0.5) + 1) // 2
             table = key.removesuffix(_BIAS_TABLE) + "relative_position_index"
-            official[PREFIX + table] = _window_positions(window)
+            official[PREFIX + table] = relative_position_index(window)
         elif key.endswith(_POSITIONS):
             ids = key.removesuffix(_POSITIONS) + "embeddings.position_ids"
             official[PREFIX + ids] = torch.arange(value.shape[0])[None]
@@ -120,27 +125,22 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return official
 
 
-def _window_positions(window: int) -> Tensor:
-    """Row of the bias table for each pair of positions in a window, window^2 x window^2. Source: Swin, section 3.2."""
-    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
-    down = rows[:, None] - rows[None, :] + window - 1
-    right = columns[:, None] - columns[None, :] + window - 1
-    return down * (2 * window - 1) + right
-
-
 def _cell_anchor(level: int) -> Tensor:
-    """The anchor of the first cell of a level, 1 x 4, with the official pixel convention (a side is x2 - x1 + 1)."""
+    """The anchor of a level's first cell, 1 x 4, in the official pixel convention (a side is x2 - x1 + 1)."""
     stride, side = _FINEST_STRIDE << level, _ANCHOR << level
     low, high = (stride - side) / 2, (stride + side) / 2 - 1
     return torch.tensor([[low, low, high, high]])
 
 
 def official_model(path: Path) -> str:
-    """Architecture of an official file by its released name. Raises ConfigError for another name."""
+    """The model of an official file, by the name under which it was released.
+
+    Raises:
+        ConfigError: The file has another name.
+    """
     if path.name not in BY_FILE:
         raise ConfigError(
             f"{path} does not say which model it is (an official file never does): name the model, for instance "
-            f"glip-t. Known by name are {', '.join(BY_FILE)}"
+            f"glip-t. Recognised names are {', '.join(BY_FILE)}"
         )
     return BY_FILE[path.name].model

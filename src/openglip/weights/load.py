@@ -1,4 +1,4 @@
-"""From a name or a path to a model with weights: strict, with an account of every key that does not fit."""
+"""From a name or a path to a model with its weights. Every key has to fit; those that do not are listed."""
 
 from __future__ import annotations
 
@@ -9,55 +9,63 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
+from openglip.files import StrPath
 from openglip.runtime import no_collection, no_initial_draws
-from openglip.weights.files import read_checkpoint, read_info
+from openglip.weights.files import read_checkpoint
 from openglip.weights.hub import embedded_file, fetch
 from openglip.weights.keys import from_official, official_model
+from openglip.weights.metadata import read_info
 from openglip.weights.records import BY_FILE, RECORDS, WeightsRecord, find_record
 
-_log = logging.getLogger("openglip")
+logger = logging.getLogger(__name__)
 _UNUSED_CLASSES = ("rpn.head.cls_logits.weight", "rpn.head.cls_logits.bias")
-_SHOWN = 10
+_MOST_LISTED = 10
 
 
-def load_model(
-    name: str | os.PathLike[str] = "nano",
-    weights: str | os.PathLike[str] | None = None,
-) -> nn.Module:
-    """A model on the CPU in evaluation mode, float32, that needs no gradient.
+def load_model(name: StrPath = "nano", weights: StrPath | None = None) -> nn.Module:
+    """A model on the CPU in evaluation mode, float32, whose parameters need no gradient.
 
-    name: a model's name, an official file's name, or the path of a checkpoint or of a training run's folder (its
-    metadata names the architecture). weights: a path, None (embedded, cached or downloaded), or "random".
-    Raises ConfigError for an unknown name, WeightsError for a file that is not there, damaged, or does not fit.
+    Args:
+        name: A model's name, an official file's name, or the path of a checkpoint or of a training run's folder, whose
+            metadata names the architecture.
+        weights: A path; None: embedded, cached or downloaded weights; "random": random weights.
+
+    Raises:
+        ConfigError: There is no such model.
+        WeightsError: The file is missing, damaged, or does not fit.
     """
     architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
-    found = None if source is None else _read(architecture, source)
+    loaded = None if source is None else _read(architecture, source)
     with no_collection():
-        with no_initial_draws() if found else nullcontext():
+        with no_initial_draws() if loaded else nullcontext():
             model = build_model(architecture)
-        if found:
-            load_state(model, *found)
+        if loaded:
+            load_state(model, *loaded)
     if isinstance(source, str) and read_info(source).get("sub_sentences"):
         model.use_sub_sentences()  # type: ignore[operator]
     return model.eval().requires_grad_(False)
 
 
 def model_builder(name: str) -> Callable[[], nn.Module]:
-    """The function that builds a named model. Raises ConfigError for an unknown name."""
+    """The function that builds a named model.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
     module, _, function = find_record(name).builder.partition(":")
     return getattr(import_module(module), function)
 
 
 def build_model(name: str, seed: int = 0) -> nn.Module:
-    """A named model, freshly initialised from a seed; the global random state is left as it was.
+    """A named model with initial weights drawn from a seed; the global random state is not changed.
 
-    Raises ConfigError for an unknown name.
+    Raises:
+        ConfigError: There is no such model.
     """
     build = model_builder(name)
     with torch.random.fork_rng(devices=[]):
@@ -66,47 +74,57 @@ def build_model(name: str, seed: int = 0) -> nn.Module:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy `state` into the model; every key must fit.
+    """Copy a state dict into a model; every key has to fit.
 
-    One exception, said as a warning: the class layer of text models, which nothing uses and which official
-    fine-tuned files hold with another number of classes.
-    Raises WeightsError that lists missing, unexpected and mis-shaped keys with the nearest names.
+    The exception is the class layer of models that take words. It is not used, and official fine-tuned files have it
+    with another number of classes; then it is set to 0, with a warning.
+
+    Args:
+        model: The model.
+        state: The tensors by key.
+        source: Name of the file, for messages.
+
+    Raises:
+        WeightsError: Keys are missing, unexpected or of another shape; the message lists them with similar keys.
     """
-    own = model.state_dict()
-    state = dict(state)
+    expected, state = model.state_dict(), dict(state)
+    differs = [key for key in expected if key in state and expected[key].shape != state[key].shape]
     for key in _UNUSED_CLASSES:
-        if (
-            key in own
-            and key in state
-            and own[key].shape != state[key].shape
-            and not getattr(model, "categories", None)
-        ):
-            _log.warning("%s: %s has another number of classes; words need no such layer, it is not taken", source, key)
-            state[key] = torch.zeros_like(own[key])
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key}: {_shape(state[key])} in the file, {_shape(own[key])} in the model"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
+        if key in differs and not getattr(model, "categories", None):
+            logger.warning("%s: %s has another number of classes; words need no such layer, it is skipped", source, key)
+            state[key] = torch.zeros_like(expected[key])
+            differs.remove(key)
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    shapes = [f"{key}: {_shape(state[key])} in the file, {_shape(expected[key])} in the model" for key in differs]
     problems = [
-        *_account("missing", _with_near(missing, unexpected)),
-        *_account("unexpected", _with_near(unexpected, missing)),
-        *_account("of another shape", shapes),
+        *_listed("missing", _with_similar(missing, unexpected)),
+        *_listed("unexpected", _with_similar(unexpected, missing)),
+        *_listed("of another shape", shapes),
     ]
     if problems:
         name = getattr(model, "name", type(model).__name__)
         raise WeightsError(
-            f"{source} does not fit the model {name} ({len(own)} keys in the model, {len(state)} in the file):\n"
+            f"{source} does not fit the model {name} ({len(expected)} keys in the model, {len(state)} in the file):\n"
             + "\n".join(problems)
             + "\nName the model that the file belongs to, or give another file"
         )
     model.load_state_dict(state)
 
 
+def check_finite(model: nn.Module, name: str) -> None:
+    """Refuse a model with weights that are no numbers.
+
+    Raises:
+        WeightsError: A tensor contains NaN or infinity; the message names its key.
+    """
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise WeightsError(f"the weights of {name} contain NaN or infinity in {key}: get the file again")
+
+
 def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:
-    """(architecture, where the weights are); the second is None for random weights."""
+    """The architecture, and the path or record of the weights; None for random weights."""
     if name not in RECORDS and name not in BY_FILE and _looks_like_path(name):
         if weights is not None:
             raise ConfigError(f"{name} is a checkpoint already: give weights= together with a model's name, or neither")
@@ -124,7 +142,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _read(architecture: str, source: str | WeightsRecord) -> tuple[dict[str, Tensor], str]:
-    """Our keys and a name of the source for messages."""
+    """The tensors under our keys, and a name of the file for messages."""
     if isinstance(source, WeightsRecord) and source.embedded:
         state: dict[str, Tensor] = {}
         for path in map(embedded_file, source.embedded):
@@ -137,31 +155,32 @@ def _read(architecture: str, source: str | WeightsRecord) -> tuple[dict[str, Ten
     checkpoint = read_checkpoint(fetch(source) if isinstance(source, WeightsRecord) else source)
     if checkpoint.official:
         return from_official(checkpoint.state)[0], str(checkpoint.path)
-    holds = checkpoint.info.get("model")
-    if holds != architecture and _shape_twins(holds) != _shape_twins(architecture):
-        raise WeightsError(f"{checkpoint.path} holds a {holds}, not a {architecture}: load it by its path alone")
+    trained = checkpoint.info.get("model")
+    if trained != architecture and not _have_equal_shapes(str(trained), architecture):
+        raise WeightsError(f"{checkpoint.path} holds a {trained}, not a {architecture}: load it by its path alone")
     return checkpoint.state, str(checkpoint.path)
 
 
-def _shape_twins(name: Any) -> Any:
-    """B, C and T of GLIP-T differ in their training data only, so that their files fit each other."""
-    return "glip-t" if name in ("glip-t-b", "glip-t-c") else name
+def _have_equal_shapes(one: str, other: str) -> bool:
+    """Whether files of one model fit the other: B, C and T of GLIP-T differ in their training data only."""
+    counts = [RECORDS[name].parameters if name in RECORDS else None for name in (one, other)]
+    return counts[0] is not None and counts[0] == counts[1]
 
 
-def _with_near(keys: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The keys, the first ones with the nearest name of the other side."""
-    said = []
-    for key in keys[:_SHOWN]:
-        near = difflib.get_close_matches(key, others, n=1, cutoff=0.7)
-        said.append(f"{key} (near: {near[0]})" if near else key)
-    return said + list(keys[_SHOWN:])
+def _with_similar(keys: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The keys, the first ones of them with the most similar one of the others."""
+    lines: list[str] = []
+    for key in keys[:_MOST_LISTED]:
+        similar = difflib.get_close_matches(key, others, n=1, cutoff=0.7)
+        lines.append(f"{key} (near: {similar[0]})" if similar else key)
+    return lines + list(keys[_MOST_LISTED:])
 
 
-def _account(what: str, lines: Sequence[str]) -> list[str]:
+def _listed(kind: str, lines: Sequence[str]) -> list[str]:
     if not lines:
         return []
-    more = [f"    ... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return [f"  {len(lines)} {what}:", *(f"    {line}" for line in lines[:_SHOWN]), *more]
+    more = [f"    ... and {len(lines) - _MOST_LISTED} more"] if len(lines) > _MOST_LISTED else []
+    return [f"  {len(lines)} {kind}:", *(f"    {line}" for line in lines[:_MOST_LISTED]), *more]
 
 
 def _shape(tensor: Tensor) -> str:

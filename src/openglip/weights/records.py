@@ -1,4 +1,4 @@
-"""What is known of each model's weights: file, origin, licence, data, reported figures. A table, no code that acts."""
+"""A table of the weights of each model: files, origin, licence, training data, reported figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from openglip.errors import ConfigError
 
 README = "microsoft/GLIP, README"
-NANO_CARD = "docs/nano.md"
 PORT = "open-mmlab/mmdetection, configs/glip (the same weights, measured by a port)"
 _COCO = "COCO 2017 val, box AP, zero-shot, one prompt with all 80 names"
 _COCO_TUNED = "COCO 2017 val, box AP, after fine-tuning on COCO"
@@ -19,7 +18,14 @@ _ODINW = "ODinW-13, mean box AP, zero-shot"
 
 @dataclass(frozen=True)
 class Figure:
-    """One reported figure, in points (0 to 100)."""
+    """A reported figure.
+
+    Attributes:
+        name: Benchmark and measure.
+        value: In points, 0 to 100.
+        protocol: How it was measured.
+        source: Where it was reported.
+    """
 
     name: str
     value: float
@@ -29,30 +35,34 @@ class Figure:
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """One weights file, or one model that has none.
+    """One weights file, or a model that has none.
 
-    model: name of the architecture as `openglip.load` takes it; builder: "module:function" that builds it.
-    file: name of the file at its origin; None where no file was released.
-    hub: repository on the Hugging Face hub that holds the file, None where the file is not there.
-    embedded: files inside the package that together are the weights.
-    size: bytes; sha256: of the file. None where not known; a download is then checked against what the hub states.
-    mean, std: pixel statistics of the input in `channels` order, scale 0..255.
+    Attributes:
+        model: Name of the model, as `openglip.load` takes it.
+        parameters: Their number; None if nobody needs it.
+        about: What the model is, in one line.
+        builder: The function that builds it, "module:function".
+        licence: Terms of the weights. Of embedded weights these are in their metadata, as are the training data and the
+            figures (`metadata.model_card` combines both).
+        training_data: The data sets of the training.
+        file: Name of the file at its origin; None if no file was released.
+        hub: Repository at the Hugging Face hub that holds the file; None if there is none.
+        embedded: Files inside the package that together are the weights.
+        sha256: Of the file, where it is known; otherwise a download is compared with what the hub states.
+        figures: What was reported of these weights.
+        random: The weights are drawn from a fixed seed.
     """
 
     model: str
     parameters: int | None
-    licence: str
-    data: tuple[str, ...]
     about: str
     builder: str
+    licence: str = ""
+    training_data: tuple[str, ...] = ()
     file: str | None = None
     hub: str | None = None
     embedded: tuple[str, ...] = ()
-    size: int | None = None
     sha256: str | None = None
-    mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
-    std: tuple[float, float, float] = (57.375, 57.12, 58.395)
-    channels: str = "BGR"
     figures: tuple[Figure, ...] = ()
     random: bool = False
 
@@ -79,31 +89,16 @@ def _rare(value: float, checkpoint: str) -> Figure:
 _RECORDS = (
     WeightsRecord(
         model="nano",
-        parameters=26_640_328,
-        licence="weights: research and evaluation only (terms of the training photos); code: Apache-2.0",
-        data=(
-            "COCO 2017 boxes (in YOLOX-Nano's training; 1,450 photos of a subset)",
-            "Flickr30k Entities (7,005 photos)",
-            "Pascal VOC 2007, Open Images, ImageNet and further small sets (3,801 photos)",
-            "model card: docs/nano.md",
-        ),
+        parameters=26_352_488,
         about="the embedded model: small, one image in a fraction of a second on a CPU, no download",
         builder="openglip.nano.model:Nano",
         embedded=("nano-text.safetensors", "nano-vision.safetensors"),
-        mean=(114.0, 114.0, 114.0),
-        std=(1.0, 1.0, 1.0),
-        figures=(
-            Figure("flickr30k Recall@1", 68.3, "247 val photos, 3,239 phrases given, any box", NANO_CARD),
-            Figure("flickr30k Recall@5", 86.4, "247 val photos, 3,239 phrases given, any box", NANO_CARD),
-            Figure("coco AP50", 39.6, "400 val photos, 80 names in one prompt, not zero-shot", NANO_CARD),
-        ),
     ),
     WeightsRecord(
         model="debug",
         parameters=None,
         licence="Apache-2.0",
-        data=(),
-        about="GLIP's parts, tiny, with fixed random weights: for tests; its boxes mean nothing",
+        about="a tiny GLIP with fixed random weights, for tests; its boxes mean nothing",
         builder="openglip.model.builders:debug",
         random=True,
     ),
@@ -111,7 +106,7 @@ _RECORDS = (
         model="glip-t-a",
         parameters=151_430_526,
         licence=_LICENCE,
-        data=("Objects365 v1",),
+        training_data=("Objects365 v1",),
         about="GLIP-T (A): Swin-T, no fusion",
         builder="openglip.model.builders:glip_t_a",
         file="glip_a_tiny_o365.pth",
@@ -122,7 +117,7 @@ _RECORDS = (
         model="glip-t-b",
         parameters=_T,
         licence=_LICENCE,
-        data=("Objects365 v1",),
+        training_data=("Objects365 v1",),
         about="GLIP-T (B): Swin-T, deep fusion",
         builder="openglip.model.builders:glip_t_b",
         file="glip_tiny_model_o365.pth",
@@ -133,7 +128,7 @@ _RECORDS = (
         model="glip-t-c",
         parameters=_T,
         licence=_LICENCE,
-        data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)"),
+        training_data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)"),
         about="GLIP-T (C): Swin-T, deep fusion, detection and grounding data",
         builder="openglip.model.builders:glip_t_c",
         file="glip_tiny_model_o365_goldg.pth",
@@ -144,7 +139,7 @@ _RECORDS = (
         model="glip-t",
         parameters=_T,
         licence=_LICENCE,
-        data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)", "CC3M", "SBU captions"),
+        training_data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)", "CC3M", "SBU captions"),
         about="GLIP-T: Swin-T, deep fusion, detection, grounding and caption data",
         builder="openglip.model.builders:glip_t",
         file="glip_tiny_model_o365_goldg_cc_sbu.pth",
@@ -155,7 +150,7 @@ _RECORDS = (
         model="glip-l",
         parameters=_L,
         licence=_LICENCE,
-        data=(
+        training_data=(
             "FourODs (Objects365, OpenImages, Visual Genome, ImageNetBoxes)",
             "GoldG (Flickr30k Entities, VG captions, GQA)",
             "CC3M, CC12M",
@@ -177,7 +172,6 @@ _RECORDS = (
         model="dyhead-t",
         parameters=42_341_244,
         licence="no file was released",
-        data=(),
         about="DyHead with Swin-T, closed set of 80 classes: the paper's baseline",
         builder="openglip.model.builders:dyhead_t",
     ),
@@ -185,14 +179,13 @@ _RECORDS = (
         model="dyhead-l",
         parameters=214_200_174,
         licence="no file was released",
-        data=(),
         about="DyHead with Swin-L, closed set of 80 classes: the paper's baseline",
         builder="openglip.model.builders:dyhead_l",
     ),
 )
 
 RECORDS: dict[str, WeightsRecord] = {record.model: record for record in _RECORDS}
-"""Model name -> the weights that `openglip.load(name)` takes."""
+"""The weights that `openglip.load(name)` takes, by name of the model."""
 
 
 def _best_on_lvis(model: str, file: str, rare: float) -> WeightsRecord:
@@ -207,13 +200,14 @@ _OTHERS = (
     _best_on_lvis("glip-l", "glip_large_model_lvisbest.pth", 30.1),
 )
 BY_FILE: dict[str, WeightsRecord] = {record.file: record for record in (*_RECORDS, *_OTHERS) if record.file}
-"""Official file name -> its record; more than one file exists for some models."""
+"""The records by name of the official file; some models have more than one."""
 
 
 def find_record(name: str) -> WeightsRecord:
-    """The record of a model's name or of an official file's name.
+    """The record of a model, by its name or by the name of an official file.
 
-    Raises ConfigError for another name; the message holds the nearest ones.
+    Raises:
+        ConfigError: There is no such name; the message contains similar ones.
     """
     if name in RECORDS:
         return RECORDS[name]
