@@ -2,49 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from openglip.data.files import image_size
 from openglip.data.findings import Findings
 from openglip.errors import DataError
 from openglip.structures import boxes as bx
-from openglip.structures.sample import Span
+from openglip.structures.sample import ImageReference, Sample, Span
+
+Corners = Sequence[float]
+Id = str | int | None
+Index = Mapping[Any, int] | None
+Size = tuple[int, int]
 
 
-def usable_boxes(
-    boxes: Sequence[Sequence[float]], size: tuple[int, int], findings: Findings, file: object, id: str | int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Clip boxes to the image and leave out those without an area.
+class Row(NamedTuple):
+    """One box with what belongs to it. id: what findings name."""
 
-    Recorded: box_not_finite and box_degenerate (left out), box_outside (more than one pixel beyond the border; what is
-    inside stays).
+    corners: Corners
+    label: Any
+    spans: Sequence[Span]
+    score: object
+    id: Id
 
-    Args:
-        boxes: N xyxy boxes in pixels.
-        size: (height, width) of the image.
-        findings: Collects what is left out or clipped.
+
+@dataclass
+class Boxes:
+    """The boxes of one sample while it is read.
+
+    Attributes:
         file: The file to name in findings.
-        id: The id to name in findings.
-
-    Returns:
-        The K usable boxes (K x 4 float32) and their rows in the input (K int64).
+        id: The id to name in findings, and the sample's.
+        rows: The boxes so far.
     """
-    raw = np.asarray(boxes, np.float64).reshape(-1, 4) if len(boxes) else np.zeros((0, 4))
-    finite = np.asarray(np.isfinite(raw).all(axis=1))
-    filled = finite & (raw[:, 2:] > raw[:, :2]).all(axis=1)
-    clipped = bx.clip(np.where(finite[:, None], raw, 0), *size).astype(np.float32)
-    usable = filled & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    outside = filled & ((np.abs(raw - clipped) > 1.0).any(axis=1) | ~usable)
-    for i in np.flatnonzero(~finite | ~filled | outside):
-        kind = "box_not_finite" if not finite[i] else "box_outside" if filled[i] else "box_degenerate"
-        corners = ", ".join(f"{v:g}" for v in raw[i])
-        findings.add(kind, file, id, f"box {i}: ({corners}) in a picture of {size[1]} x {size[0]}")
-    return clipped[usable], np.flatnonzero(usable)
+
+    file: object
+    id: Id
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self, corners: Corners, label: Any = None, *, spans: Sequence[Span] = (), score: object = None, id: Id = None
+    ) -> None:
+        """Add a box.
+
+        Args:
+            corners: x1, y1, x2, y2 in pixels.
+            label: Its category, by number or name.
+            spans: Its character spans in the caption.
+            score: Its score, if that is a number.
+            id: The id to name in findings, where the box has one.
+        """
+        self.rows.append(Row(corners, label, spans, score, self.id if id is None else id))
+
+    def sample(
+        self, image: ImageReference, size: Size, findings: Findings, index: Index = None, **fields: Any
+    ) -> Sample:
+        """The sample with the boxes that can be used.
+
+        Boxes are clipped to the image, and those without an area left out. Recorded: box_not_finite and box_degenerate
+        (left out), box_outside (more than one pixel beyond the border; what is inside stays).
+
+        Args:
+            image: Where the image is.
+            size: (height, width) of the image.
+            findings: Collects what is left out or clipped.
+            index: The place of each label in `categories`; None where labels are places.
+            **fields: Further fields of the sample. Where `categories` are given, its labels are those of the boxes;
+                where a `caption` is given, its spans are.
+
+        Raises:
+            DataError: A field is wrong.
+        """
+        raw = np.array([row.corners for row in self.rows], np.float64).reshape(-1, 4)
+        finite = np.asarray(np.isfinite(raw).all(axis=1))
+        filled = finite & (raw[:, 2:] > raw[:, :2]).all(axis=1)
+        clipped = bx.clip(np.where(finite[:, None], raw, 0), *size).astype(np.float32)
+        usable = filled & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        outside = filled & ((np.abs(raw - clipped) > 1.0).any(axis=1) | ~usable)
+        for i in np.flatnonzero(~finite | ~filled | outside):
+            kind = "box_not_finite" if not finite[i] else "box_outside" if filled[i] else "box_degenerate"
+            corners = ", ".join(f"{v:g}" for v in raw[i])
+            text = f"box {i}: ({corners}) in a picture of {size[1]} x {size[0]}"
+            findings.add(kind, self.file, self.rows[i].id, text)
+        rows = [self.rows[i] for i in np.flatnonzero(usable)]
+        if fields.get("categories") is not None:
+            fields["labels"] = [row.label if index is None else index[row.label] for row in rows]
+        if fields.get("caption") is not None:
+            fields["phrase_spans"] = [row.spans for row in rows]
+        if rows and all(isinstance(row.score, int | float) for row in rows):
+            fields["scores"] = [row.score for row in rows]
+        return Sample(image, size, clipped[usable], **{"image_id": self.id, **fields})
 
 
-def usable_spans(spans: object, caption: str, findings: Findings, file: object, id: str | int | None) -> list[Span]:
+def usable_spans(spans: object, caption: str, findings: Findings, file: object, id: Id) -> list[Span]:
     """Half-open character spans inside the caption; others are left out and recorded as span_outside."""
     usable: list[Span] = []
     if not isinstance(spans, list):
@@ -86,7 +140,7 @@ def numbers(values: object, count: int) -> list[float] | None:
     return None
 
 
-def size_of(height: object, width: object) -> tuple[int, int] | None:
+def size_of(height: object, width: object) -> Size | None:
     """(height, width) when both are positive whole numbers, also as floats or digits; else None."""
     both = numbers([height, width], 2)
     if both is None or not all(0 < side < 1e9 and side == int(side) for side in both):
@@ -94,11 +148,22 @@ def size_of(height: object, width: object) -> tuple[int, int] | None:
     return int(both[0]), int(both[1])
 
 
+def header_size(
+    image: ImageReference, findings: Findings, file: object, id: Id, kind: str = "missing_image"
+) -> Size | None:
+    """(height, width) from an image's header; None, and recorded, when it can't be read."""
+    try:
+        return image_size(image)
+    except DataError as error:
+        findings.add(kind, file, id, str(error))
+        return None
+
+
 def is_id(value: object) -> bool:
     """Whether a value can be an id: a number or a string."""
     return isinstance(value, int | str)
 
 
-def xywh_corners(bbox: Sequence[float]) -> list[float]:
+def xywh_corners(bbox: Corners) -> list[float]:
     """[x, y, width, height] as [x1, y1, x2, y2]."""
     return [bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]]

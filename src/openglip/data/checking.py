@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -53,17 +54,6 @@ class Fingerprint:
     thumbnail: np.ndarray
 
 
-@dataclass
-class _Contents:
-    """What a split holds: the ids in their order, the file of each id, and of each file its size (None where it can't
-    be read) and its content."""
-
-    ids: list[str | int | None] = field(default_factory=list)
-    files: dict[str | int | None, str] = field(default_factory=dict)
-    sizes: dict[str, Size | None] = field(default_factory=dict)
-    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
-
-
 def check(
     path: StrPath,
     *,
@@ -91,15 +81,18 @@ def check(
         DataError: The path does not exist.
         ConfigError: The format is unknown or can't be told.
     """
-    findings, counts = Findings(), {"images": 0, "boxes": 0}
-    contents: dict[str, _Contents] = {}
+    findings = Findings()
+    checks: list[_SplitCheck] = []
     for name, split in _named_splits(path, format, images, against or {}).items():
-        contents[name] = _Check(split, findings, counts, threads, _reporter(progress, counts, name)).run()
-    names = list(contents)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            _check_leakage(one, contents[one], other, contents[other], findings)
-    return CheckReport(findings.items, {**counts, **dict(sorted(findings.counts.items()))})
+        before = sum(len(check.sizes) for check in checks)
+        checks.append(_SplitCheck(name, split, findings, threads))
+        for done in checks[-1].run():
+            if progress is not None:
+                progress(Progress(before + done, None, "images", name))
+    for one, other in combinations(checks, 2):
+        _check_leakage(one, other, findings)
+    counts = {"images": sum(len(check.sizes) for check in checks), "boxes": sum(check.boxes for check in checks)}
+    return CheckReport(findings.items, counts | dict(sorted(findings.counts.items())))
 
 
 def _named_splits(
@@ -116,52 +109,51 @@ def _named_splits(
     return splits
 
 
-def _reporter(
-    progress: Callable[[Progress], None] | None, counts: Mapping[str, int], name: str
-) -> Callable[[int], None]:
-    """Function of the number of images of this split so far."""
-    before = counts["images"]
-    return lambda number: progress(Progress(before + number, None, "images", name)) if progress is not None else None
-
-
 @dataclass
-class _Check:
-    """Checks one split."""
+class _SplitCheck:
+    """Checks one split, and holds what has to be compared with other splits.
 
+    Attributes:
+        boxes: Number of boxes.
+        ids: The ids in their order.
+        files: The file of each id.
+        sizes: The size of each file, None where it can't be read.
+        fingerprints: The content of each file that can be read.
+    """
+
+    name: str
     split: Split
     findings: Findings
-    counts: dict[str, int]
     threads: int
-    report: Callable[[int], None]
-    contents: _Contents = field(default_factory=_Contents)
+    boxes: int = 0
+    ids: list[str | int | None] = field(default_factory=list)
+    files: dict[str | int | None, str] = field(default_factory=dict)
+    sizes: dict[str, Size | None] = field(default_factory=dict)
+    fingerprints: dict[str, Fingerprint] = field(default_factory=dict)
 
-    def run(self) -> _Contents:
+    def run(self) -> Iterator[int]:
+        """Check the split; yields the number of images now and then."""
         waiting = dict[tuple[str, Size], Sample]()
         annotated = set[tuple[str, Size]]()  # an image may come back, with another size
         vocabularies = set[tuple[str, ...]]()
-        contents, findings = self.contents, self.findings
         for number, sample in enumerate(self._samples()):
-            self.counts["boxes"] += len(sample)
-            file = _file(sample, number, self.split.path)
-            repeated = sample.image_id in contents.files and not self.split.format.repeated
-            if repeated and sample.labels is not None:
-                text = f"two pictures have the id {sample.image_id!r}"
-                findings.add("duplicate_id", file, sample.image_id, text)
+            self.boxes += len(sample)
+            file, image_id = _file(sample, number, self.split.path), sample.image_id
+            if image_id in self.files and sample.labels is not None and not self.split.format.repeated:
+                self.findings.add("duplicate_id", file, image_id, f"two pictures have the id {image_id!r}")
             if not _is_row(sample):
-                contents.ids.append(sample.image_id)
-                contents.files.setdefault(sample.image_id, file)
+                self.ids.append(image_id)
+                self.files.setdefault(image_id, file)
             if (file, sample.size) not in annotated:
                 annotated.add((file, sample.size))
                 waiting[file, sample.size] = sample
             if len(waiting) == WINDOW:
-                self._check_images(waiting)
+                yield self._check_images(waiting)
                 waiting = {}
             if sample.categories is not None and sample.categories not in vocabularies:
                 vocabularies.add(sample.categories)
-                _check_names(sample.categories, self.split.path, findings)
-        self._check_images(waiting)
-        self.counts["images"] += len(contents.sizes)
-        return contents
+                _check_names(sample.categories, self.split.path, self.findings)
+        yield self._check_images(waiting)
 
     def _samples(self) -> Iterator[Sample]:
         """The samples of the split; an error of the reader becomes a finding."""
@@ -170,25 +162,24 @@ class _Check:
         except DataError as error:
             self.findings.add("unparsable", self.split.path, None, str(error))
 
-    def _check_images(self, samples: Mapping[tuple[str, Size], Sample]) -> None:
-        """Open each image that is new and compare it with its annotations."""
-        sizes = self.contents.sizes
-        new = {file: sample for (file, _), sample in samples.items() if file not in sizes}
+    def _check_images(self, samples: Mapping[tuple[str, Size], Sample]) -> int:
+        """Open each image that is new and compare it with its annotations; returns the number of images so far."""
+        new = {file: sample for (file, _), sample in samples.items() if file not in self.sizes}
         with ThreadPoolExecutor(self.threads) as pool:
             for file, opened in zip(new, pool.map(_opened, new, new.values()), strict=True):
                 if isinstance(opened, Finding):
                     self.findings.add(opened.kind, opened.file, opened.id, opened.message)
-                    sizes[file] = None
+                    self.sizes[file] = None
                 else:
-                    sizes[file], self.contents.fingerprints[file] = opened
+                    self.sizes[file], self.fingerprints[file] = opened
         for (file, annotated), sample in samples.items():
-            size = sizes[file]
+            size = self.sizes[file]
             if size is None or size == annotated or (self.split.format.scaled and same_aspect(size, annotated)):
                 continue
             text = f"the picture is {size[1]} x {size[0]}, the annotation says {annotated[1]} x {annotated[0]}"
             turned = " (turned?)" if size == annotated[::-1] else ""
             self.findings.add("size_mismatch", file, sample.image_id, text + turned)
-        self.report(len(sizes))
+        return len(self.sizes)
 
 
 def _opened(file: str, sample: Sample) -> tuple[Size, Fingerprint] | Finding:
@@ -225,23 +216,21 @@ def _check_names(names: tuple[str, ...], file: object, findings: Findings) -> No
             findings.add("colliding_names", file, same[0], f"the model can't tell apart {listed}: both read {text!r}")
 
 
-def _check_leakage(one: str, first: _Contents, other: str, second: _Contents, findings: Findings) -> None:
-    both = f"{one}, {other}"
-    counted = _is_count(first.ids) and _is_count(second.ids)  # 1, 2, 3 in both: the ids identify no image
-    for image_id, file in first.files.items():
-        if image_id is None or image_id not in second.files:
-            continue
-        if not counted or file == second.files[image_id]:
-            text = f"{file} and {second.files[image_id]} have the id {image_id!r}"
-            findings.add("leak_id", both, image_id, text)
+def _check_leakage(one: _SplitCheck, other: _SplitCheck, findings: Findings) -> None:
+    both = f"{one.name}, {other.name}"
+    counted = _is_count(one.ids) and _is_count(other.ids)  # 1, 2, 3 in both: the ids identify no image
+    for image_id, file in one.files.items():
+        twin = other.files.get(image_id)
+        if image_id is not None and twin is not None and (file == twin or not counted):
+            findings.add("leak_id", both, image_id, f"{file} and {twin} have the id {image_id!r}")
     by_pixels = defaultdict(list)
-    for file, content in second.fingerprints.items():
+    for file, content in other.fingerprints.items():
         by_pixels[content.pixels].append(file)
-    exact = {file: by_pixels[content.pixels] for file, content in first.fingerprints.items()}
+    exact = {file: by_pixels[content.pixels] for file, content in one.fingerprints.items()}
     for file, twins in exact.items():
         for twin in twins:
             findings.add("leak_image", both, file, f"{file} and {twin} have equal pixels")
-    for file, twin in _alike(first.fingerprints, second.fingerprints):
+    for file, twin in _alike(one.fingerprints, other.fingerprints):
         if twin not in exact[file]:
             findings.add("leak_image", both, file, f"{file} and {twin} look alike (stored again?)")
 

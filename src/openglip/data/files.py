@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os.path
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -90,6 +90,17 @@ class Files:
                 errors[stem] = error
             else:
                 yield stem, text
+
+
+def files_of(path: StrPath | Sequence[StrPath], suffix: str) -> list[Path]:
+    """The file itself, a folder's files with a suffix by their names, or those of a list. Raises DataError for none."""
+    if isinstance(path, list | tuple):
+        return [Path(p) for p in path]
+    folder = Path(path)  # type: ignore[arg-type]
+    files = sorted(folder.glob(f"*{suffix}")) if folder.is_dir() else [folder]
+    if not files:
+        raise DataError(f"{folder}: no *{suffix} in it")
+    return files
 
 
 def tar_members(path: StrPath) -> Iterator[FileSlice]:

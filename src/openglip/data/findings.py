@@ -12,13 +12,7 @@ from openglip.structures.sample import Sample
 
 logger = logging.getLogger(__name__)
 
-NOTES = (
-    "crowd",
-    "phrase_without_box",
-    "box_without_phrase",
-    "unrelated_caption",
-    "caption_without_box",
-)
+NOTES = ("crowd", "phrase_without_box", "box_without_phrase", "unrelated_caption", "caption_without_box")
 """Kinds that are no faults: what a format holds on purpose and training does not use."""
 
 
@@ -46,12 +40,14 @@ class Findings:
     Attributes:
         keep: Keep the findings themselves, and not only their counts.
         fatal: Kinds that raise a DataError instead of being collected.
+        logs: Log the counts when the reader is done: nobody else looks at them.
         items: The faults so far.
         counts: Faults and notes so far, by kind.
     """
 
     keep: bool = True
     fatal: Collection[str] = ()
+    logs: bool = False
     items: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -63,13 +59,23 @@ class Findings:
         if self.keep and kind not in NOTES:
             self.items.append(Finding(kind, str(file), id, message))
 
-    def log(self, file: object) -> None:
-        """Log the counts: one warning where there are faults, else information about notes."""
+    def done(self, file: object) -> None:
+        """Called by a reader after the last sample: logs the counts, if this collector does.
+
+        Faults are one warning; notes alone are information.
+        """
+        if not self.logs:
+            return
         faults = {kind: n for kind, n in self.counts.items() if kind not in NOTES}
         if faults:
             logger.warning("%s: left out or changed: %s", file, _listed(faults))
         elif self.counts:
             logger.info("%s: left out: %s", file, _listed(self.counts))
+
+
+def collector(findings: Findings | None) -> Findings:
+    """The caller's collector, or one that logs its counts."""
+    return findings if findings is not None else Findings(keep=False, logs=True)
 
 
 def readable(samples: Iterable[Sample], path: object, findings: Findings) -> Iterator[Sample]:

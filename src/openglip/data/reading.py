@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from openglip.data.findings import Findings, readable
+from openglip.data.findings import Findings, collector, readable
 from openglip.data.format import Candidate, Format, SplitRead
 from openglip.data.formats import BY_NAME, FORMATS
 from openglip.errors import ConfigError, DataError
@@ -102,10 +102,9 @@ def recognise(path: Path) -> Format | None:
 
 
 def _samples(split: Split, findings: Findings | None) -> Iterator[Sample]:
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     yield from readable(split(report), split.path, report)
-    if findings is None:
-        report.log(split.path)
+    report.done(split.path)
 
 
 def _splits(format: Format, path: Path, images: StrPath | None) -> dict[str, Split]:

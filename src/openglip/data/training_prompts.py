@@ -207,11 +207,7 @@ def caption_prompt(
 
 
 def pack_captions(
-    caption: str,
-    spans: Sequence[Spans],
-    negatives: Sequence[str],
-    rng: random.Random,
-    max_tokens: int = MAX_TOKENS,
+    caption: str, spans: Sequence[Spans], negatives: Sequence[str], rng: random.Random, max_tokens: int = MAX_TOKENS
 ) -> tuple[str, tuple[Spans, ...]]:
     """Join a caption with unrelated ones in random order; the spans follow the caption.
 

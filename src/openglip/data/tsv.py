@@ -22,7 +22,7 @@ from typing import Any, overload
 import numpy as np
 
 from openglip.data.files import decode, read_json, read_lines, read_yaml
-from openglip.data.findings import Findings
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate
 from openglip.errors import DataError
 from openglip.files import FileSlice, StrPath
@@ -165,7 +165,7 @@ class TsvSamples(Sequence[Sample]):
 
     def __init__(self, files: TsvSet, source: str, findings: Findings | None) -> None:
         self.files, self.source = files, source
-        self.findings = findings if findings is not None else Findings(keep=False)
+        self.findings = collector(findings)
         self.sizes = None if files.sizes is None else files.sizes[files.rows]
 
     def __len__(self) -> int:

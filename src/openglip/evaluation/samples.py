@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openglip.data.findings import Findings
+from openglip.data.findings import collector
 from openglip.data.formats.coco import COCO
 from openglip.data.formats.lvis import LVIS
 from openglip.data.reading import open_splits, recognise
@@ -46,9 +46,9 @@ def read_custom(
     chosen = split or next(iter(splits))
     if chosen not in splits:
         raise ConfigError(f"{source} has no split {chosen!r}; it holds {', '.join(splits)}")
-    findings = Findings(keep=False)
+    findings = collector(None)
     samples = list(splits[chosen](findings))
-    findings.log(source)
+    findings.done(source)
     return _from_samples(samples, str(source), ids)
 
 

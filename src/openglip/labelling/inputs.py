@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openglip.data.files import read_lines
-from openglip.data.findings import Findings, readable
+from openglip.data.findings import collector, readable
 from openglip.data.format import Format, Pair
 from openglip.data.formats.captions import CAPTIONS, with_caption_file
 from openglip.data.formats.flickr30k import FLICKR30K
@@ -117,7 +117,7 @@ def _pairs(format: Format, path: Path, images: StrPath | None) -> Iterator[Pair]
     if format.pairs is not None:
         yield from format.pairs(path, images)
         return
-    findings = Findings(keep=False)
+    findings = collector(None)
     for sample in readable(format.read(path, images, findings), path, findings):
         yield Pair(sample.file_name, sample.image, (sample.caption or "").strip(), sample.image_id)
-    findings.log(path)
+    findings.done(path)

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from openglip.data.annotations import listed, numbers, record, size_of, usable_boxes, usable_spans
+from openglip.data.annotations import Boxes, listed, numbers, record, size_of, usable_spans
 from openglip.data.findings import Findings
 from openglip.data.format import Candidate, Format
 from openglip.data.tsv import TsvSamples, TsvSet, first_label, is_tsv_set, read_tsv_set
 from openglip.errors import DataError
 from openglip.files import StrPath
-from openglip.structures.sample import Sample, Span
+from openglip.structures.sample import Sample
 
 _KEYS = ("img_h", "img_w", "caption", "bboxes", "scores", "tokens_positive")
 
@@ -56,17 +54,18 @@ class CaptionTsv(TsvSamples):
         size, caption = size_of(label["img_h"], label["img_w"]), str(label["caption"])
         if size is None:
             raise DataError(f"{where}: img_h and img_w are {label['img_h']!r} and {label['img_w']!r}")
-        boxes, spans, scores = self._phrases(label, caption, size, where, row)
-        return Sample(
-            image=self.files.images.line(self._image_row(label, row)),
-            size=size,
-            boxes=boxes,
-            caption=caption,
-            phrase_spans=spans,
-            scores=scores,
-            image_id=self.files.labels.key(row),
-            source=self.source,
-        )
+        boxes = Boxes(where, row)
+        for bbox, score, item in zip(label["bboxes"], label["scores"], label["tokens_positive"], strict=True):
+            box, number = numbers(bbox, 4), numbers([score], 1)
+            if box is None or number is None:
+                self.findings.add("malformed", where, row, f"no bbox and score: {bbox!r:.60}, {score!r:.20}")
+            elif number[0] > self.min_score:
+                if spans := usable_spans(item, caption, self.findings, where, row):
+                    boxes.add(box, spans=spans, score=number[0])
+                else:
+                    self.findings.add("box_without_phrase", where, row, "no span is left")
+        image, image_id = self.files.images.line(self._image_row(label, row)), self.files.labels.key(row)
+        return boxes.sample(image, size, self.findings, caption=caption, image_id=image_id, source=self.source)
 
     def _image_row(self, label: dict[str, Any], row: int) -> int:
         rows = self.files.row_of_id
@@ -76,27 +75,6 @@ class CaptionTsv(TsvSamples):
         if image_id not in rows:
             raise DataError(f"{self.files.labels.path}, line {row}: img_id {image_id!r} is not in imageid2idx")
         return rows[image_id]
-
-    def _phrases(
-        self, label: dict[str, Any], caption: str, size: tuple[int, int], where: str, row: int
-    ) -> tuple[np.ndarray, tuple[tuple[Span, ...], ...], np.ndarray]:
-        corners, spans, scores = [], [], []
-        for bbox, score, item in zip(label["bboxes"], label["scores"], label["tokens_positive"], strict=True):
-            box, number = numbers(bbox, 4), numbers([score], 1)
-            if box is None or number is None:
-                self.findings.add("malformed", where, row, f"no bbox and score: {bbox!r:.60}, {score!r:.20}")
-                continue
-            if number[0] <= self.min_score:
-                continue
-            box_spans = usable_spans(item, caption, self.findings, where, row)
-            if not box_spans:
-                self.findings.add("box_without_phrase", where, row, "no span is left")
-                continue
-            corners.append(box)
-            spans.append(tuple(box_spans))
-            scores.append(number[0])
-        boxes, rows = usable_boxes(corners, size, self.findings, where, row)
-        return boxes, tuple(spans[i] for i in rows), np.array(scores, np.float32)[rows]
 
 
 def flat(label: dict[str, Any], where: object) -> dict[str, Any]:

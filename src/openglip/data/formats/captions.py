@@ -15,10 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from openglip.data.files import IMAGE_SUFFIXES, image_size, read_json, read_text
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, header_size
+from openglip.data.files import IMAGE_SUFFIXES, read_json, read_text
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Format, Pair
 from openglip.data.formats.coco import coco_file, search_images
 from openglip.errors import DataError
@@ -43,22 +42,18 @@ def read_captions(path: StrPath, images: StrPath | None = None, findings: Findin
     Raises:
         DataError: The file is no table of captions.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     path = Path(path)
     for pair in map(with_caption_file, _pairs(path, images)):
         if pair.error is not None or pair.caption is None:
             kind = "missing_annotation" if pair.error is None else "malformed"
             report.add(kind, path, pair.filename, pair.error or "the picture has no caption")
             continue
-        try:
-            size = image_size(pair.image or b"")
-        except DataError as error:
-            report.add("missing_image", path, pair.filename, str(error))
-            continue
-        image_id = pair.filename if pair.id is None else pair.id
-        yield Sample(pair.image or b"", size, np.zeros((0, 4)), pair.caption, (), image_id=image_id, source=path.stem)
-    if findings is None:
-        report.log(path)
+        image, image_id = pair.image or b"", pair.filename if pair.id is None else pair.id
+        size = header_size(image, report, path, pair.filename)
+        if size is not None:
+            yield Boxes(path, image_id).sample(image, size, report, caption=pair.caption, source=path.stem)
+    report.done(path)
 
 
 def caption_in(item: Mapping[str, Any]) -> str | None:

@@ -19,9 +19,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from openglip.data.annotations import is_id, listed, numbers, record, size_of, usable_boxes, xywh_corners
-from openglip.data.files import Files, image_size, read_json
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, header_size, is_id, listed, numbers, record, size_of, xywh_corners
+from openglip.data.files import Files, read_json
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate, Format, Losses
 from openglip.data.writing import ImagePaths, count_lost, free_id
 from openglip.errors import DataError
@@ -30,6 +30,7 @@ from openglip.structures.boxes import xyxy_to_xywh
 from openglip.structures.sample import Sample
 
 Id = int | str
+_PLURALS = {"image": "images", "category": "categories"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_coco(
     Raises:
         DataError: The file is no COCO JSON.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     file = load_coco(path, report)
     files = image_files(file, images)
     categories = _Categories(file)
@@ -88,21 +89,18 @@ def read_coco(
         size = stored_size(image, files, file.path, report)
         if size is None:
             continue
-        boxes, ids = boxes_of(image, file, size, report)
-        image_source = image.get("source")
-        names, index = categories.of(image_source, ids)
-        yield Sample(
-            image=files.reference(str(image["file_name"])),
-            size=size,
-            boxes=boxes,
+        boxes, image_source = labelled_boxes(image, file, report), image.get("source")
+        names, index = categories.of(image_source, [row.label for row in boxes.rows])
+        yield boxes.sample(
+            files.reference(str(image["file_name"])),
+            size,
+            report,
             categories=names,
-            labels=[index[i] for i in ids],  # type: ignore[arg-type]
+            index=index,
             exhaustive=exhaustive if isinstance(exhaustive, bool) else str(image_source) in exhaustive,
-            image_id=image["id"],
             source=source or str(image_source or file.path.stem),
         )
-    if findings is None:
-        report.log(path)
+    report.done(path)
 
 
 def load_coco(path: StrPath, findings: Findings) -> CocoFile:
@@ -119,30 +117,32 @@ def load_coco(path: StrPath, findings: Findings) -> CocoFile:
 def coco_file(content: object, path: StrPath, findings: Findings) -> CocoFile:
     """`load_coco` for a file whose JSON is parsed already."""
     top = record(content, ("images", "annotations"), path, "the file")
-    images: dict[Id, dict[str, Any]] = {}
-    for i, item in enumerate(listed(top["images"], path, "images")):
-        if (
-            not isinstance(item, dict)
-            or not is_id(item.get("id"))
-            or not is_id(item.get("file_name", item.get("coco_url")))
-        ):
-            findings.add("malformed", path, None, f"image {i} has no id or file_name: {item!r:.80}")
-        elif item["id"] in images:
-            findings.add("duplicate_id", path, item["id"], f"two images have the id {item['id']!r}")
-        else:
-            images[item["id"]] = item if "file_name" in item else {**item, "file_name": name_of(item["coco_url"])}
-    names: dict[Id, str] = {}
-    for i, item in enumerate(listed(top.get("categories", []), path, "categories")):
-        if not isinstance(item, dict) or not is_id(item.get("id")) or not is_id(item.get("name")):
-            findings.add("malformed", path, None, f"category {i} has no id or name: {item!r:.80}")
-        elif item["id"] in names:
-            findings.add("duplicate_id", path, item["id"], f"two categories have the id {item['id']!r}")
-        else:
-            names[item["id"]] = str(item["name"])
+    images = _by_id(listed(top["images"], path, "images"), "image", ("file_name", "coco_url"), path, findings)
+    categories = _by_id(listed(top.get("categories", []), path, "categories"), "category", ("name",), path, findings)
+    names = {key: str(item["name"]) for key, item in categories.items()}
+    for image in images.values():
+        if "file_name" not in image:
+            image["file_name"] = name_of(image["coco_url"])
     rows = _rows_of(listed(top["annotations"], path, "annotations"), images, path, findings)
     info = top.get("info")
     ordered = dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
     return CocoFile(Path(path), info if isinstance(info, dict) else {}, list(images.values()), rows, ordered)
+
+
+def _by_id(
+    items: list[Any], kind: str, name_keys: Sequence[str], path: StrPath, findings: Findings
+) -> dict[Id, dict[str, Any]]:
+    """Images or categories by their ids; of two with one id the first stays. name_keys: one of these has its name."""
+    by_id: dict[Id, dict[str, Any]] = {}
+    for i, item in enumerate(items):
+        name = next((item[key] for key in name_keys if key in item), None) if isinstance(item, dict) else None
+        if not is_id(name) or not is_id(item.get("id")):
+            findings.add("malformed", path, None, f"{kind} {i} has no id or {name_keys[0]}: {item!r:.80}")
+        elif item["id"] in by_id:
+            findings.add("duplicate_id", path, item["id"], f"two {_PLURALS[kind]} have the id {item['id']!r}")
+        else:
+            by_id[item["id"]] = item
+    return by_id
 
 
 def _rows_of(items: list[Any], images: Collection[Id], path: StrPath, findings: Findings) -> list[dict[str, Any]]:
@@ -164,35 +164,37 @@ def _rows_of(items: list[Any], images: Collection[Id], path: StrPath, findings: 
     return rows
 
 
-def boxes_of(image: dict[str, Any], file: CocoFile, size: tuple[int, int], findings: Findings) -> tuple[Any, list[Id]]:
-    """The usable boxes of an image as xyxy, and the category id of each."""
-    boxes, ids = [], []
+def annotated_boxes(
+    image: dict[str, Any], file: CocoFile, findings: Findings
+) -> Iterator[tuple[list[float], dict[str, Any]]]:
+    """The corners of each box of an image, and its annotation; crowds are left out (note `crowd`)."""
     for annotation in file.annotations.get(image["id"], []):
-        annotation_id, category = annotation.get("id"), annotation.get("category_id")
         bbox = numbers(annotation.get("bbox"), 4)
-        if is_crowd(annotation):
-            findings.add("crowd", file.path, annotation_id, "a crowd")
+        # 1, true, or "1" as some tools write it
+        if annotation.get("iscrowd") not in (None, 0, "", "0", "false", "False"):
+            findings.add("crowd", file.path, annotation.get("id"), "a crowd")
         elif bbox is None:
             text = f"bbox is not four numbers: {annotation.get('bbox')!r:.60}"
-            findings.add("malformed", file.path, annotation_id, text)
-        elif not is_id(category) or category not in file.names:
-            findings.add("unmapped_class", file.path, annotation_id, f"there is no category {category!r}")
+            findings.add("malformed", file.path, annotation.get("id"), text)
         else:
-            # one at a time, so that a finding names the annotation and not only its image
-            box, _ = usable_boxes([xywh_corners(bbox)], size, findings, file.path, annotation_id)
-            boxes.extend(box)
-            ids.extend([category] * len(box))
-    return boxes, ids
+            yield xywh_corners(bbox), annotation
+
+
+def labelled_boxes(image: dict[str, Any], file: CocoFile, findings: Findings) -> Boxes:
+    """The boxes of an image that have a category, labelled with its id."""
+    boxes = Boxes(file.path, image["id"])
+    for corners, annotation in annotated_boxes(image, file, findings):
+        category = annotation.get("category_id")
+        if is_id(category) and category in file.names:
+            boxes.add(corners, category, id=annotation.get("id"))
+        else:
+            findings.add("unmapped_class", file.path, annotation.get("id"), f"there is no category {category!r}")
+    return boxes
 
 
 def name_of(address: object) -> str:
     """The file name in a coco_url: "train2017/000000391895.jpg"."""
     return "/".join(str(address).split("/")[-2:])
-
-
-def is_crowd(annotation: dict[str, Any]) -> bool:
-    """Whether it is marked so: 1, true, or "1" as some tools write it."""
-    return annotation.get("iscrowd") not in (None, 0, "", "0", "false", "False")
 
 
 def image_files(file: CocoFile, images: StrPath | None) -> Files:
@@ -234,11 +236,7 @@ def stored_size(image: dict[str, Any], files: Files, path: Path, findings: Findi
     if height is not None or width is not None:
         findings.add("malformed", path, image["id"], f"height and width are {height!r} and {width!r}")
         return None
-    try:
-        return image_size(files.reference(str(image["file_name"])))
-    except DataError as error:
-        findings.add("missing_image", path, image["id"], str(error))
-        return None
+    return header_size(files.reference(str(image["file_name"])), findings, path, image["id"])
 
 
 class _Categories:

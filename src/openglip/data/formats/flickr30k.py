@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from openglip.data.annotations import usable_boxes
+from openglip.data.annotations import Boxes
 from openglip.data.files import Files, read_lines
-from openglip.data.findings import Findings
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate, Format, Pair
 from openglip.errors import DataError
 from openglip.files import FileSlice, StrPath
@@ -122,7 +122,7 @@ def read_flickr30k(
     Raises:
         DataError: It is no Flickr30k Entities root.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     entities = Entities(root, images)
     chosen = set(read_lines(ids) if isinstance(ids, str | Path) else ids) if ids is not None else None  # type: ignore[arg-type]
     unrelated = _unrelated(entities.root)
@@ -147,38 +147,22 @@ def read_flickr30k(
             if sentence.id in unrelated:
                 report.add("unrelated_caption", root, sentence.id, "the sentence does not describe the picture")
                 continue
-            sample = _sample(sentence, size, chains, entities, report)
-            if sample is not None:
+            boxes = Boxes(file, sentence.id)
+            for chain, _, span in sentence.phrases:
+                if not chains.get(chain):
+                    report.add("phrase_without_box", file, sentence.id, "a phrase without a box")
+                for box in chains.get(chain, []):
+                    boxes.add(box, spans=[span])
+            image = entities.image(image_id)
+            sample = boxes.sample(image, size, report, caption=sentence.caption, source="flickr30k")
+            if len(sample):
                 yield sample
+            else:
+                report.add("caption_without_box", file, sentence.id, "no phrase of the sentence has a box")
     for image_id, error in bad_sentences.items():
         if chosen is None or image_id in chosen:
             report.add("unparsable", f"{root}/Sentences/{image_id}.txt", image_id, str(error))
-    if findings is None:
-        report.log(root)
-
-
-def _sample(
-    sentence: Sentence, size: tuple[int, int], chains: Chains, entities: Entities, findings: Findings
-) -> Sample | None:
-    """A sentence with its boxed phrases; None, and recorded, when it has none."""
-    file = entities.annotation_file(sentence.image_id)
-    rows = [(box, span) for chain, _, span in sentence.phrases for box in chains.get(chain, [])]
-    without = sum(1 for chain, _, _ in sentence.phrases if not chains.get(chain))
-    if without:
-        findings.add("phrase_without_box", file, sentence.id, "phrases without a box", without)
-    boxes, usable = usable_boxes([box for box, _ in rows], size, findings, file, sentence.id)
-    if not len(usable):
-        findings.add("caption_without_box", file, sentence.id, "no phrase of the sentence has a box")
-        return None
-    return Sample(
-        image=entities.image(sentence.image_id),
-        size=size,
-        boxes=boxes,
-        caption=sentence.caption,
-        phrase_spans=tuple((rows[i][1],) for i in usable),
-        image_id=sentence.id,
-        source="flickr30k",
-    )
+    report.done(root)
 
 
 def parse_sentence(line: str) -> tuple[str, list[tuple[str, tuple[str, ...], Span]]]:

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
-from openglip.data.annotations import is_id, numbers, record, size_of, usable_boxes
-from openglip.data.files import Files, image_size, read_json
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, header_size, is_id, numbers, record, size_of, xywh_corners
+from openglip.data.files import Files, read_json
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate, Format, Losses
 from openglip.data.writing import ImagePaths, count_lost, free_id, score_field, scores_of
 from openglip.errors import DataError
 from openglip.files import StrPath, whole_file
-from openglip.structures.sample import ImageReference, Sample
+from openglip.structures.sample import Sample
 
 SHAPES = ("rectangle", "polygon", "brush", "bitmask", "keypoint", "ellipse", "vector", "videorectangle")
 """How the types of results with a position begin; others (choices, textarea, ...) are about the whole image."""
@@ -47,13 +47,14 @@ def read_label_studio(
     Raises:
         DataError: It is no list of tasks, or a task has no image.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path}: no list of tasks")
     tasks = [record(item, ("data",), path, f"task {i}") for i, item in enumerate(content)]
     results = [_results(task) for task in tasks]
-    categories = tuple(sorted({name for items in results for item in items or () for name in _labels(item)}))
+    categories = sorted({name for items in results for item in items or () for name in _labels(item)})
+    index = {name: i for i, name in enumerate(categories)}
     files = Files(images or Path(path).parent)
     for number, (task, items) in enumerate(zip(tasks, results, strict=True)):
         task_id = task["id"] if is_id(task.get("id")) else number
@@ -68,54 +69,28 @@ def read_label_studio(
                 continue
         image = files.reference(_file_name(task["data"], path, task_id))
         sizes = {size_of(r.get("original_height"), r.get("original_width")) for r in rectangles}
-        size = sizes.pop() if len(sizes) == 1 else None
-        try:
-            size = size or image_size(image)
-        except DataError as error:
-            report.add("missing_image", path, task_id, str(error))
+        size = (sizes.pop() if len(sizes) == 1 else None) or header_size(image, report, path, task_id)
+        if size is None:
             continue
-        yield _sample(image, size, rectangles, categories, path, task_id, report)
-    if findings is None:
-        report.log(path)
+        boxes = Boxes(path, task_id)
+        for item in rectangles:
+            _add_rectangle(boxes, item, size, report)
+        yield boxes.sample(image, size, report, index, categories=tuple(index), exhaustive=True, source="label_studio")
+    report.done(path)
 
 
-def _sample(
-    image: ImageReference,
-    size: tuple[int, int],
-    rectangles: list[dict[str, Any]],
-    categories: tuple[str, ...],
-    path: object,
-    task_id: int | str,
-    findings: Findings,
-) -> Sample:
-    corners, labels, scores = [], [], []
-    for item in rectangles:
-        value = item.get("value")
-        value = value if isinstance(value, dict) else {}
-        rectangle, names = numbers([value.get(k) for k in ("x", "y", "width", "height")], 4), _labels(item)
-        if rectangle is None or not names or value.get("rotation"):
-            what = "turned" if value.get("rotation") else "without a place or a label"
-            findings.add("malformed", path, task_id, f"a rectangle is {what}: {value!r:.80}")
-            continue
-        x, y, w, h = rectangle
-        height, width = size[0] / 100, size[1] / 100
-        corners.append([x * width, y * height, (x + w) * width, (y + h) * height])
-        labels.append(categories.index(names[0]))
-        scores.append(numbers([item.get("score")], 1))
-    boxes, usable = usable_boxes(corners, size, findings, path, task_id)
-    usable_scores = [scores[i] for i in usable]
-    has_scores = bool(usable_scores) and None not in usable_scores
-    return Sample(
-        image=image,
-        size=size,
-        boxes=boxes,
-        categories=categories,
-        labels=[labels[i] for i in usable],  # type: ignore[arg-type]
-        exhaustive=True,
-        scores=[s[0] for s in usable_scores if s] if has_scores else None,  # type: ignore[arg-type]
-        image_id=task_id,
-        source="label_studio",
-    )
+def _add_rectangle(boxes: Boxes, item: dict[str, Any], size: tuple[int, int], findings: Findings) -> None:
+    value = item.get("value")
+    value = value if isinstance(value, dict) else {}
+    rectangle, names = numbers([value.get(k) for k in ("x", "y", "width", "height")], 4), _labels(item)
+    if rectangle is None or not names or value.get("rotation"):
+        what = "turned" if value.get("rotation") else "without a place or a label"
+        findings.add("malformed", boxes.file, boxes.id, f"a rectangle is {what}: {value!r:.80}")
+        return
+    x1, y1, x2, y2 = xywh_corners(rectangle)
+    height, width = size[0] / 100, size[1] / 100
+    score = numbers([item.get("score")], 1)
+    boxes.add([x1 * width, y1 * height, x2 * width, y2 * height], names[0], score=score[0] if score else None)
 
 
 def _results(task: dict[str, Any]) -> list[dict[str, Any]] | None:

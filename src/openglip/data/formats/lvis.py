@@ -14,16 +14,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from openglip.data.annotations import is_id, listed
-from openglip.data.findings import Findings
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Format
-from openglip.data.formats.coco import boxes_of, first_image, image_files, load_coco, name_of, stored_size
+from openglip.data.formats.coco import first_image, image_files, labelled_boxes, load_coco, name_of, stored_size
 from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 
 def read_lvis(path: StrPath, images: StrPath | None = None, findings: Findings | None = None) -> Iterator[Sample]:
     """Every image with its boxes and the names known to be absent. Arguments and errors as `read_coco`."""
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     file = load_coco(path, report)
     for image in file.images:
         if "coco_url" in image:
@@ -35,23 +35,16 @@ def read_lvis(path: StrPath, images: StrPath | None = None, findings: Findings |
         size = stored_size(image, files, file.path, report)
         if size is None:
             continue
-        boxes, ids = boxes_of(image, file, size, report)
+        boxes = labelled_boxes(image, file, report)
         absent = listed(image.get("neg_category_ids", []), path, f"neg_category_ids of image {image['id']!r}")
         unknown = [i for i in absent if not is_id(i) or i not in file.names]
         if unknown:
             report.add("unmapped_class", path, image["id"], f"neg_category_ids has unknown categories: {unknown[:5]}")
-        yield Sample(
-            image=files.reference(image["file_name"]),
-            size=size,
-            boxes=boxes,
-            categories=categories,
-            labels=[index[i] for i in ids],  # type: ignore[arg-type]
-            negatives=tuple(file.names[i] for i in absent if i not in unknown and i not in ids),
-            image_id=image["id"],
-            source="lvis",
-        )
-    if findings is None:
-        report.log(path)
+        present = {row.label for row in boxes.rows}
+        negatives = tuple(file.names[i] for i in absent if i not in unknown and i not in present)
+        image_file = files.reference(image["file_name"])
+        yield boxes.sample(image_file, size, report, index, categories=categories, negatives=negatives, source="lvis")
+    report.done(path)
 
 
 LVIS = Format("lvis", read_lvis, lambda candidate: "neg_category_ids" in (first_image(candidate) or {}))

@@ -11,16 +11,15 @@ Source: github.com/ashkamath/mdetr; docs/spec.md 8.4.6.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
-from openglip.data.annotations import numbers, usable_boxes, usable_spans, xywh_corners
+from openglip.data.annotations import Boxes, usable_spans
 from openglip.data.files import Files
-from openglip.data.findings import Findings
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Format
-from openglip.data.formats.coco import CocoFile, first_image, image_files, is_crowd, load_coco, stored_size
+from openglip.data.formats.coco import annotated_boxes, first_image, image_files, load_coco, stored_size
 from openglip.errors import DataError
 from openglip.files import StrPath
-from openglip.structures.sample import Sample, Span
+from openglip.structures.sample import Sample
 
 
 def read_mdetr(
@@ -41,7 +40,7 @@ def read_mdetr(
     Raises:
         DataError: The file is no MDETR JSON, or a data source has no folder.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     file = load_coco(path, report)
     folders = {name: Files(folder) for name, folder in images.items()} if isinstance(images, Mapping) else None
     files = image_files(file, None if isinstance(images, Mapping) else images) if folders is None else None
@@ -61,43 +60,22 @@ def read_mdetr(
         size = stored_size(image, files, file.path, report)
         if size is None:
             continue
-        boxes, spans = _phrases(image, file, size, report)
-        if not boxes:
-            report.add("caption_without_box", path, image_id, "no phrase of the caption has a box")
-            continue
-        yield Sample(
-            image=files.reference(str(image["file_name"])),
-            size=size,
-            boxes=boxes,  # type: ignore[arg-type]
-            caption=image["caption"],
-            phrase_spans=tuple(spans),
-            image_id=image_id,
-            source=str(image.get("dataset_name") or data_source or "mdetr"),
-        )
-    if findings is None:
-        report.log(path)
-
-
-def _phrases(
-    image: dict[str, Any], file: CocoFile, size: tuple[int, int], findings: Findings
-) -> tuple[list[Any], list[tuple[Span, ...]]]:
-    boxes, spans = [], []
-    for annotation in file.annotations.get(image["id"], []):
-        annotation_id, bbox = annotation.get("id"), numbers(annotation.get("bbox"), 4)
-        if is_crowd(annotation):
-            findings.add("crowd", file.path, annotation_id, "a crowd")
-        elif bbox is None:
-            text = f"bbox is not four numbers: {annotation.get('bbox')!r:.60}"
-            findings.add("malformed", file.path, annotation_id, text)
-        elif not annotation.get("tokens_positive"):
-            findings.add("box_without_phrase", file.path, annotation_id, "no tokens_positive")
+        boxes = Boxes(path, image_id)
+        for corners, annotation in annotated_boxes(image, file, report):
+            if not annotation.get("tokens_positive"):
+                report.add("box_without_phrase", path, annotation.get("id"), "no tokens_positive")
+                continue
+            spans = usable_spans(annotation["tokens_positive"], image["caption"], report, path, annotation.get("id"))
+            if spans:
+                boxes.add(corners, spans=spans, id=annotation.get("id"))
+        source = str(image.get("dataset_name") or data_source or "mdetr")
+        image_file = files.reference(str(image["file_name"]))
+        sample = boxes.sample(image_file, size, report, caption=image["caption"], source=source)
+        if len(sample):
+            yield sample
         else:
-            box, _ = usable_boxes([xywh_corners(bbox)], size, findings, file.path, annotation_id)
-            ranges = usable_spans(annotation["tokens_positive"], image["caption"], findings, file.path, annotation_id)
-            if len(box) and ranges:
-                boxes.extend(box)
-                spans.append(tuple(ranges))
-    return boxes, spans
+            report.add("caption_without_box", path, image_id, "no phrase of the caption has a box")
+    report.done(path)
 
 
 MDETR = Format("mdetr", read_mdetr, lambda candidate: "caption" in (first_image(candidate) or {}), repeated=True)

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from openglip.data.annotations import is_id, numbers, usable_boxes
+from openglip.data.annotations import Boxes, is_id, numbers
 from openglip.data.files import image_size
 from openglip.data.findings import Findings
 from openglip.data.format import Format
@@ -47,27 +45,13 @@ class DetectionTsv(TsvSamples):
         super().__init__(files, source, findings)
 
     def sample(self, index: int, row: int) -> Sample:
-        image = self.files.images.line(row)
+        image, file = self.files.images.line(row), self.files.labels
         size = image_size(image) if self.sizes is None else tuple(self.sizes[index].tolist())
-        boxes, labels = self._objects(row, size)
-        return Sample(
-            image=image,
-            size=size,
-            boxes=boxes,
-            categories=self.names,
-            labels=labels,
-            exhaustive=True,
-            image_id=self.files.labels.key(row),
-            source=self.source,
-        )
-
-    def _objects(self, row: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        file = self.files.labels
         objects = file.parsed(row)
         objects = objects.get("objects") if isinstance(objects, dict) else objects
         if not isinstance(objects, list):
             raise DataError(f"{file.path}, line {row}: no list of objects")
-        rects, labels = [], []
+        boxes = Boxes(file.path, row)
         for item in objects:
             rect = numbers(item.get("rect"), 4) if isinstance(item, dict) else None
             if rect is None:
@@ -75,10 +59,11 @@ class DetectionTsv(TsvSamples):
             elif not is_id(item.get("class")) or item["class"] not in self._index:
                 self.findings.add("unmapped_class", file.path, row, f"there is no category {item.get('class')!r}")
             else:
-                rects.append(rect)
-                labels.append(self._index[item["class"]])
-        boxes, rows = usable_boxes(rects, size, self.findings, file.path, row)
-        return boxes, np.array(labels, np.int64)[rows]
+                boxes.add(rect, self._index[item["class"]])
+        names, image_id = self.names, file.key(row)
+        return boxes.sample(
+            image, size, self.findings, categories=names, exhaustive=True, image_id=image_id, source=self.source
+        )
 
 
 OBJECTS365 = Format("objects365", read_objects365)

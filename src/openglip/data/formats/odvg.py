@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from openglip.data.annotations import is_id, listed, numbers, record, size_of, usable_boxes, usable_spans
+from openglip.data.annotations import Boxes, is_id, listed, numbers, record, size_of, usable_spans
 from openglip.data.files import Files, decode, read_json
-from openglip.data.findings import Findings
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Format, Losses
 from openglip.data.writing import ImagePaths, count_lost, score_field, scores_of
 from openglip.errors import DataError, PromptError
@@ -40,7 +39,7 @@ def read_odvg(
 ) -> Iterator[Sample]:
     """Every line that is a detection, and every grounding line that has a box, in their order.
 
-    Recorded: malformed (a line that is no such record), caption_without_box, and what `sample_of` records.
+    Recorded: malformed (a line that is no such record), caption_without_box, and what is wrong with boxes and spans.
 
     Args:
         path: The file of JSON lines.
@@ -52,72 +51,109 @@ def read_odvg(
     Raises:
         DataError: A line is no JSON.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     path = Path(path)
     names_file = label_map or _label_map_of(path)
     names = read_label_map(names_file) if names_file else names_in(line for _, line in _lines(path))
+    records = Records(path, names, exhaustive, report)
     files = Files(images or path.parent)
     for number, line in _lines(path):
         try:
             item = record(line, ("filename", "height", "width"), path, f"line {number}")
-            image = files.reference(str(item["filename"]))
-            sample = sample_of(item, image, names, path, f"line {number}", exhaustive, report)
+            sample = records.sample(item, files.reference(str(item["filename"])), f"line {number}")
         except DataError as error:
             report.add("malformed", path, number, str(error))
             continue
         if sample is not None:
             yield sample
-    if findings is None:
-        report.log(path)
+    report.done(path)
 
 
-def sample_of(
-    item: dict[str, Any],
-    image: ImageReference,
-    names: Mapping[int, str],
-    path: object,
-    where: str,
-    exhaustive: bool,
-    findings: Findings,
-) -> Sample | None:
-    """One record as a sample; None for a caption without a usable box (note `caption_without_box`).
+@dataclass(frozen=True)
+class Records:
+    """Turns the records of one file into samples.
 
-    Args:
-        item: The record, with "height", "width", and "detection" or "grounding".
-        image: Where its image is.
+    Attributes:
+        path: The file, for messages.
         names: The label map.
-        path: The file to name in findings.
-        where: Where the record is in the file, for messages.
         exhaustive: Detection records label every object of the label map.
         findings: Collects what is left out.
-
-    Raises:
-        DataError: It is no such record.
     """
-    size = size_of(item["height"], item["width"])
-    if size is None:
-        raise DataError(f"{path}: {where}: height and width are {item['height']!r} and {item['width']!r}")
-    image_id = str(item.get("image_id", item.get("filename", where)))
-    if isinstance(item.get("detection"), dict):
-        boxes, labels = _instances(item["detection"], size, names, path, image_id, findings)
-        categories = tuple(names[i] for i in sorted(names))
-        return Sample(
-            image,
-            size,
-            boxes,
-            categories=categories,
-            labels=labels,
-            exhaustive=exhaustive,
-            image_id=image_id,
-            source="odvg",
-        )
-    grounding = record(item.get("grounding"), ("caption",), path, f"{where}: grounding")
-    caption = str(grounding["caption"])
-    boxes, spans, scores = _regions(grounding, caption, size, path, image_id, findings)
-    if not len(boxes):
-        findings.add("caption_without_box", path, image_id, "no region of the caption is usable")
-        return None
-    return Sample(image, size, boxes, caption, tuple(spans), scores=scores, image_id=image_id, source="odvg")
+
+    path: Path
+    names: Mapping[int, str]
+    exhaustive: bool
+    findings: Findings
+
+    def sample(self, item: dict[str, Any], image: ImageReference, where: str) -> Sample | None:
+        """One record as a sample; None for a caption without a usable box (note `caption_without_box`).
+
+        Args:
+            item: The record, with "height", "width", and "detection" or "grounding".
+            image: Where its image is.
+            where: Where the record is in the file, for messages.
+
+        Raises:
+            DataError: It is no such record.
+        """
+        size = size_of(item["height"], item["width"])
+        if size is None:
+            raise DataError(f"{self.path}: {where}: height and width are {item['height']!r} and {item['width']!r}")
+        boxes = Boxes(self.path, str(item.get("image_id", item.get("filename", where))))
+        if isinstance(item.get("detection"), dict):
+            self._add_instances(boxes, item["detection"])
+            labels = sorted(self.names)
+            index, names = {label: i for i, label in enumerate(labels)}, tuple(self.names[i] for i in labels)
+            return boxes.sample(
+                image, size, self.findings, index, categories=names, exhaustive=self.exhaustive, source="odvg"
+            )
+        grounding = record(item.get("grounding"), ("caption",), self.path, f"{where}: grounding")
+        caption = str(grounding["caption"])
+        self._add_regions(boxes, grounding, caption)
+        sample = boxes.sample(image, size, self.findings, caption=caption, source="odvg")
+        if not len(sample):
+            self.findings.add("caption_without_box", self.path, boxes.id, "no region of the caption is usable")
+        return sample if len(sample) else None
+
+    def _add_instances(self, boxes: Boxes, detection: dict[str, Any]) -> None:
+        for item in listed(detection.get("instances", []), self.path, f"{boxes.id}: instances"):
+            box = numbers(item.get("bbox"), 4) if isinstance(item, dict) else None
+            label: Any = item.get("label") if isinstance(item, dict) else None
+            if box is None:
+                self.findings.add("malformed", self.path, boxes.id, f"no bbox of four numbers: {item!r:.60}")
+            elif not is_id(label) or label not in self.names:
+                self.findings.add("unmapped_class", self.path, boxes.id, f"label {label!r} is not in the label map")
+            elif not _same_name(item.get("category"), self.names[label]):
+                text = f"label {label} is {self.names[label]!r} in the label map, {item['category']!r} here"
+                self.findings.add("class_mismatch", self.path, boxes.id, text)
+            else:
+                boxes.add(box, label)
+
+    def _add_regions(self, boxes: Boxes, grounding: dict[str, Any], caption: str) -> None:
+        for item in listed(grounding.get("regions", []), self.path, f"{boxes.id}: regions"):
+            region = record(item, ("bbox",), self.path, f"{boxes.id}: a region")
+            bbox = listed(region["bbox"], self.path, f"{boxes.id}: bbox")
+            several = bbox if bbox and isinstance(bbox[0], list) else [bbox]
+            corners = [box for item in several if (box := numbers(item, 4)) is not None]
+            if len(corners) < len(several):
+                self.findings.add("malformed", self.path, boxes.id, f"no bbox of four numbers: {bbox!r:.60}")
+            elif spans := self._spans(region, caption, boxes):
+                for box in corners:
+                    boxes.add(box, spans=spans, score=region.get("score"))
+
+    def _spans(self, region: dict[str, Any], caption: str, boxes: Boxes) -> list[Span]:
+        if region.get("tokens_positive"):
+            return usable_spans(region["tokens_positive"], caption, self.findings, self.path, boxes.id)
+        phrases = region.get("phrase") or []
+        phrases = [phrases] if isinstance(phrases, str) else listed(phrases, self.path, f"{boxes.id}: phrase")
+        try:
+            spans = locate_phrases(caption, [str(phrase) for phrase in phrases])
+        except PromptError as error:
+            self.findings.add("phrase_not_in_caption", self.path, boxes.id, str(error))
+            return []
+        if not spans:
+            self.findings.add("box_without_phrase", self.path, boxes.id, "neither a phrase nor tokens_positive")
+        return [span for phrase in spans for span in phrase]
 
 
 def read_label_map(path: StrPath) -> dict[int, str]:
@@ -145,71 +181,6 @@ def names_in(records: Iterable[object]) -> dict[int, str]:
             if isinstance(item, dict) and isinstance(item.get("label"), int) and "category" in item:
                 names.setdefault(item["label"], str(item["category"]))
     return names
-
-
-def _instances(
-    detection: dict[str, Any],
-    size: tuple[int, int],
-    names: Mapping[int, str],
-    path: object,
-    image_id: str,
-    findings: Findings,
-) -> tuple[np.ndarray, np.ndarray]:
-    order = {label: i for i, label in enumerate(sorted(names))}
-    corners, labels = [], []
-    for item in listed(detection.get("instances", []), path, f"{image_id}: instances"):
-        box = numbers(item.get("bbox"), 4) if isinstance(item, dict) else None
-        label = item.get("label") if isinstance(item, dict) else None
-        if box is None:
-            findings.add("malformed", path, image_id, f"no bbox of four numbers: {item!r:.60}")
-        elif not is_id(label) or label not in order:
-            findings.add("unmapped_class", path, image_id, f"label {label!r} is not in the label map")
-        elif not _same_name(item.get("category"), names[label]):
-            text = f"label {label} is {names[label]!r} in the label map, {item['category']!r} here"
-            findings.add("class_mismatch", path, image_id, text)
-        else:
-            corners.append(box)
-            labels.append(order[label])
-    boxes, usable = usable_boxes(corners, size, findings, path, image_id)
-    return boxes, np.array(labels, np.int64)[usable]
-
-
-def _regions(
-    grounding: dict[str, Any], caption: str, size: tuple[int, int], path: object, image_id: str, findings: Findings
-) -> tuple[np.ndarray, list[tuple[Span, ...]], np.ndarray | None]:
-    corners, spans, scores = [], [], []
-    for item in listed(grounding.get("regions", []), path, f"{image_id}: regions"):
-        region = record(item, ("bbox",), path, f"{image_id}: a region")
-        bbox = listed(region["bbox"], path, f"{image_id}: bbox")
-        several = bbox if bbox and isinstance(bbox[0], list) else [bbox]
-        boxes = [numbers(box, 4) for box in several]
-        if None in boxes:
-            findings.add("malformed", path, image_id, f"no bbox of four numbers: {region['bbox']!r:.60}")
-            continue
-        region_spans = _spans(region, caption, path, image_id, findings)
-        if region_spans:
-            corners.extend(boxes)
-            spans.extend([tuple(region_spans)] * len(boxes))
-            scores.extend([region.get("score")] * len(boxes))
-    boxes, usable = usable_boxes(corners, size, findings, path, image_id)
-    usable_scores = [scores[i] for i in usable]
-    has_scores = bool(usable_scores) and all(isinstance(s, int | float) for s in usable_scores)
-    return boxes, [spans[i] for i in usable], np.array(usable_scores, np.float32) if has_scores else None
-
-
-def _spans(region: dict[str, Any], caption: str, path: object, image_id: str, findings: Findings) -> list[Span]:
-    if region.get("tokens_positive"):
-        return usable_spans(region["tokens_positive"], caption, findings, path, image_id)
-    phrases = region.get("phrase") or []
-    phrases = [phrases] if isinstance(phrases, str) else listed(phrases, path, f"{image_id}: phrase")
-    try:
-        spans = locate_phrases(caption, [str(phrase) for phrase in phrases])
-    except PromptError as error:
-        findings.add("phrase_not_in_caption", path, image_id, str(error))
-        return []
-    if not spans:
-        findings.add("box_without_phrase", path, image_id, "neither a phrase nor tokens_positive")
-    return [span for phrase in spans for span in phrase]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:

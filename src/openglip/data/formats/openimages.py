@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openglip.data.annotations import numbers, usable_boxes
-from openglip.data.files import Files, image_size, read_text
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, header_size, numbers
+from openglip.data.files import Files, read_text
+from openglip.data.findings import Findings, collector
 from openglip.data.format import SPLITS, Format
 from openglip.errors import DataError
 from openglip.files import StrPath
@@ -51,7 +51,7 @@ def read_openimages(
     Raises:
         DataError: A CSV is missing, damaged, or lacks a column.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     path = Path(path)
     names = _names(Path(classes) if classes else _beside(path, "class-descriptions"))
     index = {label: i for i, label in enumerate(names)}
@@ -62,33 +62,22 @@ def read_openimages(
     files = Files(images or path.parent)
     for image_id, rows in rows_of.items():
         image = files.reference(f"{image_id}.jpg")
-        try:
-            size = image_size(image)
-        except DataError as error:
-            report.add("missing_image", path, image_id, str(error))
+        size = header_size(image, report, path, image_id)
+        if size is None:
             continue
-        corners, labels = [], []
+        boxes = Boxes(path, image_id)
         for row in rows:
             if row.get("IsGroupOf") == "1":
                 report.add("crowd", path, image_id, "a group")
             elif row["LabelName"] not in index:
                 report.add("unmapped_class", path, image_id, f"there is no class {row['LabelName']!r}")
             else:
-                corners.append(_pixels(row, size))
-                labels.append(index[row["LabelName"]])
-        boxes, usable = usable_boxes(corners, size, report, path, image_id)
-        yield Sample(
-            image=image,
-            size=size,
-            boxes=boxes,
-            categories=tuple(names.values()),
-            labels=[labels[i] for i in usable],  # type: ignore[arg-type]
-            negatives=tuple(absent.get(image_id, ())),
-            image_id=image_id,
-            source="openimages",
+                boxes.add(_pixels(row, size), row["LabelName"])
+        negatives = tuple(absent.get(image_id, ()))
+        yield boxes.sample(
+            image, size, report, index, categories=tuple(names.values()), negatives=negatives, source="openimages"
         )
-    if findings is None:
-        report.log(path)
+    report.done(path)
 
 
 def _names(path: Path) -> dict[str, str]:

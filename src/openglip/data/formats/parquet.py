@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from openglip.data.annotations import numbers, size_of, usable_boxes, usable_spans
-from openglip.data.files import DAMAGED, image_size
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, numbers, size_of, usable_spans
+from openglip.data.files import DAMAGED, files_of, image_size
+from openglip.data.findings import Findings, collector
 from openglip.data.format import SPLITS, Candidate, Format, Pair, SplitRead
 from openglip.data.formats.captions import CAPTION_KEYS, FILENAME_KEYS, caption_in
 from openglip.errors import DataError, MissingExtraError
@@ -47,8 +47,8 @@ def read_parquet(path: StrPath | Sequence[StrPath], findings: Findings | None = 
         DataError: A file can't be read.
         MissingExtraError: pyarrow is not installed.
     """
-    report = findings if findings is not None else Findings(keep=False)
-    files = _files(path)
+    report = collector(findings)
+    files = files_of(path, ".parquet")
     for file in files:
         for number, row in enumerate(_rows(file)):
             try:
@@ -57,8 +57,7 @@ def read_parquet(path: StrPath | Sequence[StrPath], findings: Findings | None = 
                 report.add("malformed", file, number, f"row {number}: {error}")
             else:
                 yield sample
-    if findings is None:
-        report.log(path)
+    report.done(path)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -90,7 +89,7 @@ def _sample(row: dict[str, Any], file: Path, number: int | str, findings: Findin
         size = size_of(row["height"], row["width"])
     if size is None:
         raise DataError(f"height and width are {row['height']!r} and {row['width']!r}")
-    raw, spans, scores = row.get("boxes") or [], row.get("tokens_positive") or [], row.get("scores") or None
+    raw, spans, scores = row.get("boxes") or [], row.get("tokens_positive") or [], row.get("scores") or []
     # spans count the characters of the caption as it stands
     caption = _first(row, CAPTION_KEYS) if raw else caption_in(row)
     if not isinstance(caption, str):
@@ -98,12 +97,13 @@ def _sample(row: dict[str, Any], file: Path, number: int | str, findings: Findin
     corners = [numbers(box, 4) for box in raw]
     if None in corners:
         raise DataError(f"a box is not four numbers: {raw!r:.60}")
-    if len(spans) != len(raw) or (scores is not None and len(scores) != len(raw)):
+    if len(spans) != len(raw) or len(scores) not in (0, len(raw)):
         raise DataError(f"{len(raw)} boxes, but {len(spans)} tokens_positive and {len(scores or raw)} scores")
-    boxes, usable = usable_boxes(corners, size, findings, file, image_id)  # type: ignore[arg-type]
-    spans = tuple(tuple(usable_spans(spans[i], caption, findings, file, image_id)) for i in usable)
-    scores = [scores[i] for i in usable] if scores and len(boxes) else None
-    return Sample(image, size, boxes, caption, spans, scores=scores, image_id=image_id, source=file.stem)  # type: ignore[arg-type]
+    boxes = Boxes(file, image_id)
+    for i, box in enumerate(corners):
+        box_spans = usable_spans(spans[i], caption, findings, file, image_id)
+        boxes.add(box, spans=box_spans, score=scores[i] if scores else None)  # type: ignore[arg-type]
+    return boxes.sample(image, size, findings, caption=caption, source=file.stem)
 
 
 def _image(row: Mapping[str, Any], file: Path) -> tuple[ImageReference | None, str | None]:
@@ -131,16 +131,6 @@ def _pairs(path: Path, _: StrPath | None) -> Iterator[Pair]:
 
 def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
-
-
-def _files(path: StrPath | Sequence[StrPath]) -> list[Path]:
-    if isinstance(path, list | tuple):
-        return [Path(p) for p in path]
-    folder = Path(path)  # type: ignore[arg-type]
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
-    if not files:
-        raise DataError(f"{folder}: no *.parquet in it")
-    return files
 
 
 def _is_parquet(candidate: Candidate) -> bool:

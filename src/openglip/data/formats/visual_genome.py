@@ -15,20 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openglip.data.annotations import is_id, listed, numbers, record, size_of, usable_boxes, xywh_corners
+from openglip.data.annotations import Boxes, is_id, listed, numbers, record, size_of, xywh_corners
 from openglip.data.files import Files, read_json
-from openglip.data.findings import Findings
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Format
 from openglip.files import StrPath
 from openglip.structures.sample import Sample
 
 
 def read_visual_genome(
-    root: StrPath,
-    images: StrPath | None = None,
-    findings: Findings | None = None,
-    *,
-    without_coco: bool = False,
+    root: StrPath, images: StrPath | None = None, findings: Findings | None = None, *, without_coco: bool = False
 ) -> Iterator[Sample]:
     """Every image with its objects, in the order of objects.json.
 
@@ -44,7 +40,7 @@ def read_visual_genome(
     Raises:
         DataError: A file can't be read; the message names it.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     root = Path(root)
     base = Path(images or root)
     folders = [Files(f) for f in (base, base / "VG_100K", base / "VG_100K_2") if f.is_dir()]
@@ -66,10 +62,9 @@ def read_visual_genome(
         if not is_id(image_id) or image_id not in sizes:
             report.add("annotation_without_image", path, image_id, "the picture is not in image_data.json")
             continue
-        boxes, labels = [], []
+        boxes = Boxes(path, image_id)
         for item in entry["objects"]:
             box = numbers([item.get(k) for k in "xywh"], 4) if isinstance(item, dict) else None
-            name = _name(item)
             object_id = item.get("object_id") if isinstance(item, dict) else None
             if isinstance(object_id, int | str):
                 if object_id in object_ids:
@@ -77,27 +72,14 @@ def read_visual_genome(
                 object_ids.add(object_id)
             if box is None:
                 report.add("malformed", path, image_id, f"an object has no x, y, w, h: {item!r:.60}")
-            elif name not in index:
-                report.add("unmapped_class", path, object_id, "the object has no name")
+            elif name := _name(item):
+                boxes.add(xywh_corners(box), name, id=object_id)
             else:
-                usable, _ = usable_boxes([xywh_corners(box)], sizes[image_id], report, path, object_id)
-                boxes.extend(usable)
-                labels.extend([index[name]] * len(usable))
-        image = next(
-            (f for folder in folders if (f := folder.find(f"{image_id}.jpg"))),
-            str(root / "VG_100K" / f"{image_id}.jpg"),
-        )
-        yield Sample(
-            image=image,
-            size=sizes[image_id],
-            boxes=boxes,  # type: ignore[arg-type]
-            categories=names,
-            labels=labels,  # type: ignore[arg-type]
-            image_id=image_id,
-            source="visual_genome",
-        )
-    if findings is None:
-        report.log(path)
+                report.add("unmapped_class", path, object_id, "the object has no name")
+        candidates = (folder.find(f"{image_id}.jpg") for folder in folders)
+        image = next(filter(None, candidates), str(root / "VG_100K" / f"{image_id}.jpg"))
+        yield boxes.sample(image, sizes[image_id], report, index, categories=names, source="visual_genome")
+    report.done(path)
 
 
 def _image_sizes(path: Path, findings: Findings) -> tuple[dict[int | str, tuple[int, int]], set[int | str]]:

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from openglip.data.annotations import usable_boxes
-from openglip.data.files import IMAGE_SUFFIXES, Files, image_size, read_lines
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, header_size, size_of
+from openglip.data.files import IMAGE_SUFFIXES, Files, read_lines
+from openglip.data.findings import Findings, collector
 from openglip.data.format import SPLITS, Format, Losses, SplitRead
 from openglip.data.writing import copy_image, count_lost, image_suffix, numbered_stems
 from openglip.errors import DataError
@@ -59,7 +59,7 @@ def read_voc(
     Raises:
         DataError: There are no XML files.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     root = Path(root)
     folder = root / "Annotations" if (root / "Annotations").is_dir() else root
     files = _images(root, images)
@@ -83,32 +83,18 @@ def read_voc(
         if owners[image] != file:
             report.add("duplicate_id", file, file.stem, f"its picture {image} is that of {owners[image].name}")
             continue
-        try:
-            size = _size(tree) or image_size(image)
-        except DataError as error:
-            report.add("missing_image", file, file.stem, f"no size, and {error}")
+        size = _size(tree) or header_size(image, report, file, file.stem)
+        if size is None:
             continue
-        corners, labels = [], []
+        boxes = Boxes(file, file.stem)
         for item in tree.findall("object"):
             name = _name(item)
-            if name not in index:
+            if name in index:
+                boxes.add(_corners(item, one_based), name)
+            else:
                 report.add("unmapped_class", file, file.stem, f"there is no category {name!r}")
-                continue
-            corners.append(_corners(item, one_based))
-            labels.append(index[name])
-        boxes, usable = usable_boxes(corners, size, report, file, file.stem)
-        yield Sample(
-            image=image,
-            size=size,
-            boxes=boxes,
-            categories=categories,
-            labels=[labels[i] for i in usable],  # type: ignore[arg-type]
-            exhaustive=True,
-            image_id=file.stem,
-            source=root.name,
-        )
-    if findings is None:
-        report.log(root)
+        yield boxes.sample(image, size, report, index, categories=categories, exhaustive=True, source=root.name)
+    report.done(root)
 
 
 def _trees(
@@ -161,11 +147,7 @@ def _name(item: ElementTree.Element) -> str:
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    try:
-        height, width = (int(float(tree.findtext(f"size/{side}", "0"))) for side in ("height", "width"))
-    except (ValueError, OverflowError):
-        return None
-    return (height, width) if height > 0 and width > 0 else None
+    return size_of(tree.findtext("size/height"), tree.findtext("size/width"))
 
 
 def _corners(item: ElementTree.Element, one_based: bool) -> list[float]:
@@ -217,9 +199,5 @@ def _fields(parent: ElementTree.Element, **values: object) -> None:
 
 
 VOC = Format(
-    "voc",
-    read_voc,
-    lambda candidate: candidate.has("Annotations/*.xml", "*.xml"),
-    splits=_splits,
-    write=write_voc,
+    "voc", read_voc, lambda candidate: candidate.has("Annotations/*.xml", "*.xml"), splits=_splits, write=write_voc
 )

@@ -21,14 +21,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from openglip.data.annotations import size_of
-from openglip.data.files import IMAGE_SUFFIXES, decode, image_content, image_size, tar_members
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, size_of
+from openglip.data.files import IMAGE_SUFFIXES, decode, files_of, image_content, image_size, tar_members
+from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate, Format, Losses, Pair
 from openglip.data.formats.captions import caption_in, parse_caption
-from openglip.data.formats.odvg import names_in, odvg_record, read_label_map, sample_of, write_label_map
+from openglip.data.formats.odvg import Records, names_in, odvg_record, read_label_map, write_label_map
 from openglip.data.writing import image_suffix, numbered_stems
 from openglip.errors import DataError
 from openglip.files import FileSlice, StrPath, whole_file
@@ -36,7 +34,6 @@ from openglip.structures.sample import Sample
 
 SHARD_SIZE = 1000
 _TEXTS = (".txt", ".caption", ".json")  # the first that a group has holds its caption
-_NO_BOXES = np.zeros((0, 4), np.float32)
 
 
 def read_webdataset(
@@ -56,9 +53,9 @@ def read_webdataset(
     Raises:
         DataError: A tar can't be read.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     instance_names: dict[int, str] = {}
-    for shard in shards(path):
+    for shard in files_of(path, ".tar"):
         maps = shard.parent / "label_map.json"
         names = read_label_map(maps) if maps.is_file() else None
         for key, members in groups(shard, report):
@@ -71,25 +68,14 @@ def read_webdataset(
                 item = _json(members[".json"]) if ".json" in members else {}
                 if "detection" in item and names is None:
                     names = instance_names = instance_names or names_in(_records(path))
-                sample = _sample(item, image, texts[0], names or {}, shard, key, exhaustive, report)
+                records = Records(shard, names or {}, exhaustive, report)
+                sample = _sample(item, image, texts[0], key, records)
             except DataError as error:
                 report.add("malformed", shard, key, str(error))
                 continue
             if sample is not None:
                 yield dataclasses.replace(sample, source=shard.stem)
-    if findings is None:
-        report.log(path)
-
-
-def shards(path: StrPath | Sequence[StrPath]) -> list[Path]:
-    """The tars of a path. Raises DataError when there is none."""
-    if isinstance(path, list | tuple):
-        return [Path(p) for p in path]
-    folder = Path(path)  # type: ignore[arg-type]
-    tars = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
-    if not tars:
-        raise DataError(f"{folder}: no *.tar in it")
-    return tars
+    report.done(path)
 
 
 def groups(shard: Path, findings: Findings) -> Iterator[tuple[str, dict[str, FileSlice]]]:
@@ -131,25 +117,16 @@ def _image(members: Mapping[str, FileSlice]) -> FileSlice | None:
     return next((member for suffix, member in members.items() if suffix in IMAGE_SUFFIXES), None)
 
 
-def _sample(
-    item: dict[str, Any],
-    image: FileSlice,
-    text: FileSlice,
-    names: Mapping[int, str],
-    shard: Path,
-    key: str,
-    exhaustive: bool,
-    findings: Findings,
-) -> Sample | None:
+def _sample(item: dict[str, Any], image: FileSlice, text: FileSlice, key: str, records: Records) -> Sample | None:
     if "detection" in item or "grounding" in item:
         if "height" not in item or "width" not in item:
             item["height"], item["width"] = image_size(image)
-        return sample_of({"image_id": key, **item}, image, names, shard, key, exhaustive, findings)
+        return records.sample({"image_id": key, **item}, image, key)
     caption = _caption(text)
     if caption is None:
         raise DataError(f"{text}: neither caption nor boxes")
     size = size_of(item.get("height"), item.get("width")) or image_size(image)
-    return Sample(image, size, _NO_BOXES, caption, (), image_id=key)
+    return Boxes(records.path, key).sample(image, size, records.findings, caption=caption)
 
 
 def _caption(text: FileSlice) -> str | None:
@@ -167,7 +144,7 @@ def _json(member: FileSlice) -> dict[str, Any]:
 
 def _records(path: StrPath | Sequence[StrPath]) -> Iterator[dict[str, Any]]:
     """Every JSON member of the tars that can be read."""
-    for shard in shards(path):
+    for shard in files_of(path, ".tar"):
         for _, members in groups(shard, Findings(keep=False)):
             if ".json" in members:
                 with suppress(DataError):

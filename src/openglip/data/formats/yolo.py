@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from openglip.data.annotations import usable_boxes
-from openglip.data.files import IMAGE_SUFFIXES, image_size, read_lines, read_yaml
-from openglip.data.findings import Findings
+from openglip.data.annotations import Boxes, header_size
+from openglip.data.files import IMAGE_SUFFIXES, read_lines, read_yaml
+from openglip.data.findings import Findings, collector
 from openglip.data.format import SPLITS, Candidate, Format, Losses, SplitRead, Write
 from openglip.data.writing import copy_image, count_lost, image_suffix, numbered_stems
 from openglip.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def read_yolo(path: StrPath, split: str = "train", findings: Findings | None = N
     Raises:
         DataError: The yaml has no such split or no names.
     """
-    report = findings if findings is not None else Findings(keep=False)
+    report = collector(findings)
     file = _yaml_of(path)
     content = read_yaml(file)
     names = _names(content, file)
@@ -57,30 +57,23 @@ def read_yolo(path: StrPath, split: str = "train", findings: Findings | None = N
     labels_of = {image: _label_file(image) for image in images}
     for stray in _without_image(labels_of):
         report.add("annotation_without_image", stray, stray.stem, "there is no picture for it")
-    for image, label_file in labels_of.items():
-        try:
-            size = image_size(str(image))
-        except DataError as error:
-            report.add("unreadable_image" if os.path.exists(image) else "missing_image", file, image.name, str(error))
+    for image in images:
+        label_file = labels_of[image]
+        kind = "unreadable_image" if os.path.exists(image) else "missing_image"
+        size = header_size(str(image), report, file, image.name, kind)
+        if size is None:
             continue
+        boxes = Boxes(label_file, image.stem)
         try:
-            corners, labels = _objects(label_file, size, len(names), points, report)
+            _add_objects(boxes, size, len(names), points, report)
         except DataError as error:
             report.add("unparsable", label_file, image.stem, str(error))
             continue
-        boxes, usable = usable_boxes(corners, size, report, label_file, image.stem)
-        yield Sample(
-            image=str(image),
-            size=size,
-            boxes=boxes,
-            categories=names,
-            labels=[labels[i] for i in usable],  # type: ignore[arg-type]
-            exhaustive=True,
-            image_id=ids[image],
-            source=f"{file.parent.name}/{split}",
+        source = f"{file.parent.name}/{split}"
+        yield boxes.sample(
+            str(image), size, report, categories=names, exhaustive=True, image_id=ids[image], source=source
         )
-    if findings is None:
-        report.log(file)
+    report.done(file)
 
 
 def _yaml_of(path: StrPath) -> Path:
@@ -166,10 +159,9 @@ def _without_image(labels_of: Mapping[Path, Path]) -> list[Path]:
     )
 
 
-def _objects(
-    file: Path, size: tuple[int, int], classes: int, points: int, findings: Findings
-) -> tuple[list[list[float]], list[int]]:
-    corners, labels = [], []
+def _add_objects(boxes: Boxes, size: tuple[int, int], classes: int, points: int, findings: Findings) -> None:
+    """Add the boxes of a label file; there may be none."""
+    file = Path(str(boxes.file))
     for number, line in enumerate(read_lines(file) if os.path.isfile(file) else (), start=1):
         try:
             label, *values = (float(v) for v in line.split())
@@ -177,13 +169,11 @@ def _objects(
             label, values = -1.0, []
         fits = len(values) == 4 + points if points else len(values) >= 4 and len(values) % 2 == 0
         if not fits or not math.isfinite(label) or label != int(label):
-            findings.add("malformed", file, file.stem, f"line {number}: not a class and its place: {line!r:.60}")
+            findings.add("malformed", file, boxes.id, f"line {number}: not a class and its place: {line!r:.60}")
         elif not 0 <= label < classes:
-            findings.add("unmapped_class", file, file.stem, f"line {number}: there is no class {label:g}")
+            findings.add("unmapped_class", file, boxes.id, f"line {number}: there is no class {label:g}")
         else:
-            corners.append(_corners(values[:4] if points else values, size))
-            labels.append(int(label))
-    return corners, labels
+            boxes.add(_corners(values[:4] if points else values, size), int(label))
 
 
 def _corners(values: list[float], size: tuple[int, int]) -> list[float]:
