@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
+from importlib.resources import files
 
 from openglip.errors import ConfigError
-
-README = "microsoft/GLIP, README"
-PORT = "open-mmlab/mmdetection, configs/glip (the same weights, measured by a port)"
-_COCO = "COCO 2017 val, box AP, zero-shot, one prompt with all 80 names"
-_COCO_TUNED = "COCO 2017 val, box AP, after fine-tuning on COCO"
-_LVIS = "LVIS v1 minival, zero-shot, fixed AP, 40 names a prompt"
-_LVIS_RARE = "LVIS v1 minival, APr, zero-shot, fixed AP, 40 names a prompt"
-_ODINW = "ODinW-13, mean box AP, zero-shot"
 
 
 @dataclass(frozen=True)
@@ -54,9 +48,9 @@ class WeightsRecord:
     """
 
     model: str
-    parameters: int | None
     about: str
     builder: str
+    parameters: int | None = None
     licence: str = ""
     training_data: tuple[str, ...] = ()
     file: str | None = None
@@ -67,139 +61,22 @@ class WeightsRecord:
     random: bool = False
 
 
-_HUB = "GLIPModel/GLIP"
-_LICENCE = "MIT (released with microsoft/GLIP); the training corpora have terms of their own"
-_T = 231_780_222
-_L = 430_422_384
+def _read_records() -> list[WeightsRecord]:
+    """The table `records.json` beside this file; the first record of a model is what `openglip.load` takes."""
+    records: list[WeightsRecord] = []
+    for row in json.loads((files(__package__) / "records.json").read_text("utf-8")):
+        lists = {key: tuple(row[key]) for key in ("training_data", "embedded") if key in row}
+        figures = tuple(Figure(**figure) for figure in row.get("figures", ()))
+        records.append(WeightsRecord(**{**row, **lists, "figures": figures}))
+    return records
 
 
-def _figures(coco: float, tuned: float, odinw: float, port_lvis: float) -> tuple[Figure, ...]:
-    return (
-        Figure("coco AP", coco, _COCO, README),
-        Figure("coco AP, fine-tuned", tuned, _COCO_TUNED, README),
-        Figure("odinw-13 AP", odinw, _ODINW, README),
-        Figure("lvis minival AP", port_lvis, _LVIS, PORT),
-    )
-
-
-def _rare(value: float, checkpoint: str) -> Figure:
-    return Figure("lvis minival APr", value, f"{_LVIS_RARE}, {checkpoint}", README)
-
-
-_RECORDS = (
-    WeightsRecord(
-        model="nano",
-        parameters=26_352_488,
-        about="the embedded model: small, one image in a fraction of a second on a CPU, no download",
-        builder="openglip.nano.model:Nano",
-        embedded=("nano-text.safetensors", "nano-vision.safetensors"),
-    ),
-    WeightsRecord(
-        model="debug",
-        parameters=None,
-        licence="Apache-2.0",
-        about="a tiny GLIP with fixed random weights, for tests; its boxes mean nothing",
-        builder="openglip.model.builders:debug",
-        random=True,
-    ),
-    WeightsRecord(
-        model="glip-t-a",
-        parameters=151_430_526,
-        licence=_LICENCE,
-        training_data=("Objects365 v1",),
-        about="GLIP-T (A): Swin-T, no fusion",
-        builder="openglip.model.builders:glip_t_a",
-        file="glip_a_tiny_o365.pth",
-        hub=_HUB,
-        figures=(*_figures(42.9, 52.9, 28.7, 20.2), _rare(14.2, "best checkpoint of the pre-training")),
-    ),
-    WeightsRecord(
-        model="glip-t-b",
-        parameters=_T,
-        licence=_LICENCE,
-        training_data=("Objects365 v1",),
-        about="GLIP-T (B): Swin-T, deep fusion",
-        builder="openglip.model.builders:glip_t_b",
-        file="glip_tiny_model_o365.pth",
-        hub=_HUB,
-        figures=(*_figures(44.9, 53.8, 33.2, 19.3), _rare(13.5, "best checkpoint of the pre-training")),
-    ),
-    WeightsRecord(
-        model="glip-t-c",
-        parameters=_T,
-        licence=_LICENCE,
-        training_data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)"),
-        about="GLIP-T (C): Swin-T, deep fusion, detection and grounding data",
-        builder="openglip.model.builders:glip_t_c",
-        file="glip_tiny_model_o365_goldg.pth",
-        hub=_HUB,
-        figures=(*_figures(46.7, 55.1, 44.4, 25.2), _rare(14.3, "this file (last checkpoint)")),
-    ),
-    WeightsRecord(
-        model="glip-t",
-        parameters=_T,
-        licence=_LICENCE,
-        training_data=("Objects365 v1", "GoldG (Flickr30k Entities, VG captions, GQA)", "CC3M", "SBU captions"),
-        about="GLIP-T: Swin-T, deep fusion, detection, grounding and caption data",
-        builder="openglip.model.builders:glip_t",
-        file="glip_tiny_model_o365_goldg_cc_sbu.pth",
-        hub=_HUB,
-        figures=(*_figures(46.6, 55.2, 42.7, 26.7), _rare(17.6, "this file (last checkpoint)")),
-    ),
-    WeightsRecord(
-        model="glip-l",
-        parameters=_L,
-        licence=_LICENCE,
-        training_data=(
-            "FourODs (Objects365, OpenImages, Visual Genome, ImageNetBoxes)",
-            "GoldG (Flickr30k Entities, VG captions, GQA)",
-            "CC3M, CC12M",
-            "SBU captions",
-        ),
-        about="GLIP-L: Swin-L, deep fusion, eight blocks",
-        builder="openglip.model.builders:glip_l",
-        file="glip_large_model.pth",
-        hub=_HUB,
-        figures=(
-            Figure("coco AP", 51.4, _COCO, README),
-            Figure("coco AP, fine-tuned", 61.7, f"{_COCO_TUNED}, multi-scale testing", README),
-            Figure("odinw-13 AP", 51.2, _ODINW, README),
-            Figure("lvis minival AP", 36.1, _LVIS, PORT),
-            _rare(29.3, "this file (last checkpoint)"),
-        ),
-    ),
-    WeightsRecord(
-        model="dyhead-t",
-        parameters=42_341_244,
-        licence="no file was released",
-        about="DyHead with Swin-T, closed set of 80 classes: the paper's baseline",
-        builder="openglip.model.builders:dyhead_t",
-    ),
-    WeightsRecord(
-        model="dyhead-l",
-        parameters=214_200_174,
-        licence="no file was released",
-        about="DyHead with Swin-L, closed set of 80 classes: the paper's baseline",
-        builder="openglip.model.builders:dyhead_l",
-    ),
-)
-
-RECORDS: dict[str, WeightsRecord] = {record.model: record for record in _RECORDS}
-"""The weights that `openglip.load(name)` takes, by name of the model."""
-
-
-def _best_on_lvis(model: str, file: str, rare: float) -> WeightsRecord:
-    figures = (_rare(rare, "this file (chosen on LVIS)"),)
-    about = f"{RECORDS[model].about}; the checkpoint of the pre-training that was best on LVIS"
-    return replace(RECORDS[model], file=file, about=about, figures=figures)
-
-
-_OTHERS = (
-    _best_on_lvis("glip-t-c", "glip_tiny_model_o365_goldg_lvisbest.pth", 17.7),
-    _best_on_lvis("glip-t", "glip_tiny_model_o365_goldg_cc_sbu_lvisbest.pth", 20.1),
-    _best_on_lvis("glip-l", "glip_large_model_lvisbest.pth", 30.1),
-)
-BY_FILE: dict[str, WeightsRecord] = {record.file: record for record in (*_RECORDS, *_OTHERS) if record.file}
+_ALL = _read_records()
+RECORDS: dict[str, WeightsRecord] = {}
+for _record in _ALL:
+    RECORDS.setdefault(_record.model, _record)
+"""Model name -> the weights that `openglip.load(name)` takes."""
+BY_FILE: dict[str, WeightsRecord] = {record.file: record for record in _ALL if record.file}
 """The records by name of the official file; some models have more than one."""
 
 
