@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from openglip.data.files import Files
-from openglip.data.formats.flickr30k import parse_boxes, parse_sentence
+from openglip.data.findings import Findings
+from openglip.data.formats.coco import load_coco
+from openglip.data.formats.flickr30k import Entities, parse_boxes
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores
-from openglip.evaluation.read import Source, describe, entries, load_json
+from openglip.evaluation.read import STRICT, Source, describe, entries
 from openglip.structures import boxes as bx
 
 TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
@@ -66,42 +67,33 @@ def read_sentences(source: str | Path, ids: Collection[object] | None = None) ->
 
 
 def _from_root(root: Path) -> Iterator[Sentence]:
-    annotations, sentences = (_member(root, name) for name in ("Annotations", "Sentences"))
-    boxes_of = dict(Files(annotations).texts(".xml"))
-    for stem, text in Files(sentences).texts(".txt"):
-        if stem not in boxes_of:
-            raise DataError(f"{annotations}: no {stem}.xml for {sentences}/{stem}.txt")
-        size, chains = parse_boxes(boxes_of[stem], annotations / f"{stem}.xml")
-        for number, line in enumerate(text.splitlines()):
-            caption, marked = parse_sentence(line)
-            phrases = (Phrase((span,), types, np.array(chains[c])) for c, types, span in marked if chains.get(c))
-            yield Sentence(_number(stem), number, caption, size, tuple(phrases))
-
-
-def _member(root: Path, name: str) -> Path:
-    found = next((root / n for n in (name, f"{name}.tar") if (root / n).exists()), None)
-    if found is None:
-        raise DataError(f"{root}: no {name}/ here: give the Flickr30k Entities root or an MDETR json")
-    return found
+    entities = Entities(root)
+    annotations = entities.annotations()
+    for image_id, sentences in entities.sentences():
+        if image_id not in annotations:
+            raise DataError(f"{root}: no Annotations/{image_id}.xml for Sentences/{image_id}.txt")
+        size, chains = parse_boxes(annotations[image_id], entities.annotation_file(image_id))
+        for line in sentences:
+            # not the boxes of samples: a recall counts them as they are annotated, also where they leave the image
+            phrases = (Phrase((span,), types, np.array(chains[c])) for c, types, span in line.phrases if chains.get(c))
+            yield Sentence(_number(image_id), line.number, line.caption, size, tuple(phrases))
 
 
 def _from_mdetr(path: Path) -> Iterator[Sentence]:
-    """One image record a sentence; a phrase's boxes are the annotations whose text spans share a span with it."""
-    data = load_json(path, "annotations")
+    """One image record per sentence; a phrase's boxes are the annotations whose text spans share a span with it."""
+    file = load_coco(path, Findings(fatal=STRICT))
     try:
-        rows = {row["id"]: [] for row in data["images"]}  # type: ignore[index]
-        for row in data["annotations"]:  # type: ignore[index]
-            rows[row["image_id"]].append(row)
-        for record in data["images"]:  # type: ignore[index]
+        for image in file.images:
             phrases = []
-            for spans in record["tokens_positive_eval"]:
+            for spans in image["tokens_positive_eval"]:
                 spans = tuple((int(b), int(e)) for b, e in spans)
-                own = [r["bbox"] for r in rows[record["id"]] if {tuple(s) for s in r["tokens_positive"]} & set(spans)]
-                if own:
-                    phrases.append(Phrase(spans, (), bx.xywh_to_xyxy(np.array(own, float))))
-            image_id = _number(str(record.get("original_img_id", Path(str(record["file_name"])).stem)))
-            size = int(record["height"]), int(record["width"])
-            yield Sentence(image_id, int(record["sentence_id"]), str(record["caption"]), size, tuple(phrases))
+                rows = file.annotations.get(image["id"], [])
+                boxes = [row["bbox"] for row in rows if {tuple(s) for s in row["tokens_positive"]} & set(spans)]
+                if boxes:
+                    phrases.append(Phrase(spans, (), bx.xywh_to_xyxy(np.array(boxes, float))))
+            image_id = _number(str(image.get("original_img_id", Path(str(image["file_name"])).stem)))
+            size = int(image["height"]), int(image["width"])
+            yield Sentence(image_id, int(image["sentence_id"]), str(image["caption"]), size, tuple(phrases))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not an MDETR Flickr30k file: {type(error).__name__} {error}") from error
 

@@ -1,4 +1,8 @@
-"""Reading what is judged: COCO-style annotations and lists of results, checked row by row, results as a stream."""
+"""Reading what is judged: COCO-style annotations and lists of results, checked row by row, results as a stream.
+
+Annotations are not read as samples of `openglip.data`: samples clip their boxes, round them to float32 and leave out
+what is wrong, which would change the figures. A wrong row is an error here.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ from openglip.files import file_sha256
 
 Record = Mapping[str, object]
 Source = str | PathLike[str] | Mapping[str, object] | Sequence[Record]  # a file, or what json.load would give
+STRICT = ("malformed", "annotation_without_image", "duplicate_id")
+"""Findings of the readers of `openglip.data` that are errors in an evaluation."""
 BATCH = 200_000  # results turned into arrays at once
 BLOCK = 1 << 22  # characters read at once
 LONGEST = 16 * BLOCK  # characters of one item

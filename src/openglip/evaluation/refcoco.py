@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from openglip.data.files import read_json
+from openglip.data.findings import Findings
+from openglip.data.formats.coco import load_coco
 from openglip.errors import DataError
 from openglip.evaluation.coco import Scores
 from openglip.evaluation.matching import Found, Truth, pair_iou, rank_in_runs
-from openglip.evaluation.read import Annotations, Record
+from openglip.evaluation.read import STRICT, Annotations, Record
 
 IOU = 0.5
 
@@ -54,14 +56,13 @@ def read_expressions(
 
 
 def _from_mdetr(path: Path) -> Iterator[Expression]:
-    data = read_json(path)
+    file = load_coco(path, Findings(fatal=STRICT))
     try:
-        boxes = {row["image_id"]: row["bbox"] for row in data["annotations"]}  # type: ignore[index]
-        for record in data["images"]:  # type: ignore[index]
-            if record["id"] not in boxes:
-                raise DataError(f"{path}: expression {record['id']} has no box")
-            box = tuple(float(v) for v in boxes[record["id"]])
-            yield Expression(record["id"], str(record["caption"]), str(record["file_name"]), box)
+        for image in file.images:
+            if image["id"] not in file.annotations:
+                raise DataError(f"{path}: expression {image['id']} has no box")
+            box = tuple(float(v) for v in file.annotations[image["id"]][-1]["bbox"])
+            yield Expression(image["id"], str(image["caption"]), str(image["file_name"]), box)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -73,10 +74,10 @@ def _from_folder(folder: Path, split: str | None) -> Iterator[Expression]:
     if len(files) != 1 or not (folder / "instances.json").is_file():
         raise DataError(f"{folder}: needs instances.json and exactly one refs*.p or refs*.json, not {len(files)}")
     refs = _plain_pickle(files[0]) if files[0].suffix == ".p" else read_json(files[0])
-    instances = read_json(folder / "instances.json")
+    instances = load_coco(folder / "instances.json", Findings(fatal=STRICT))
     try:
-        boxes = {row["id"]: row["bbox"] for row in instances["annotations"]}  # type: ignore[index]
-        names = {row["id"]: row["file_name"] for row in instances["images"]}  # type: ignore[index]
+        boxes = {row["id"]: row["bbox"] for row in instances.rows}
+        names = {image["id"]: image["file_name"] for image in instances.images}
         splits = sorted({ref["split"] for ref in refs})  # type: ignore[union-attr]
         if split not in splits:
             raise DataError(f"{files[0]}: which split? It holds {', '.join(splits)}, not {split}")

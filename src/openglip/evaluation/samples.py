@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from openglip.data.findings import collector
 from openglip.data.formats.coco import COCO
 from openglip.data.formats.lvis import LVIS
-from openglip.data.reading import open_splits, recognise
+from openglip.data.reading import read, recognise
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.matching import Bools
 from openglip.evaluation.read import Annotations, Source, describe, load_json, read_annotations
@@ -40,15 +39,7 @@ def read_custom(
         if isinstance(source, (str, PathLike)):
             annotations = replace(annotations, place=str(source))
         return replace(annotations, judged=_judged_by_source(data, annotations)), {}
-    splits = open_splits(source, images=images)
-    if split is None and len(splits) > 1:
-        raise ConfigError(f"{source} holds {', '.join(splits)}: name one with split")
-    chosen = split or next(iter(splits))
-    if chosen not in splits:
-        raise ConfigError(f"{source} has no split {chosen!r}; it holds {', '.join(splits)}")
-    findings = collector(None)
-    samples = list(splits[chosen](findings))
-    findings.done(source)
+    samples = list(read(source, split=split, images=images))
     return _from_samples(samples, str(source), ids)
 
 
