@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 StrPath = str | os.PathLike[str]
 
 LOCK_FILE = ".lock"
-HOLDER_FILE = ".lock-holder"  # who holds the lock; taking a lock empties the lock's own file
+HOLDER_FILE = ".lock-holder"  # names the process that holds the lock, whose file is emptied when it is taken
 TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -81,7 +81,7 @@ def file_sha256(path: StrPath) -> str:
 
 @dataclass(frozen=True)
 class FileSlice:
-    """A stretch of a file that holds one file of its own: an image in a tar or in a line of a TSV. Read when needed.
+    """A part of a file that is a file itself: an image in a tar, or in a line of a TSV. It is read when it is needed.
 
     Attributes:
         path: The file that contains it.

@@ -41,8 +41,8 @@ def test_a_photo_becomes_a_table_a_line_and_a_picture(run: Any, weights: Path, t
     assert line["error"] is None
     assert line["detections"]
     assert {"box", "score", "label", "name"} == set(line["detections"][0])
-    for found in line["detections"]:
-        assert f"{found['score']:.3f}" in result.stdout
+    for detection in line["detections"]:
+        assert f"{detection['score']:.3f}" in result.stdout
     with Image.open(out / "chelsea.boxes.jpg") as picture:
         assert picture.width >= 451
 
@@ -105,12 +105,12 @@ def test_a_broken_file_is_reported_in_its_place_and_the_rest_is_done(run: Any, w
     alone = run("detect", CAT, PHOTOS / "coffee.jpg", "--prompt", "cat", "--model", weights, "--json", "--threshold", 0)
     result = run("detect", *images, "--prompt", "cat", "--model", weights, "--json", "--threshold", 0)
     assert result.exit_code == 1
-    found = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [line["image"] for line in found] == [str(image) for image in images]
-    assert "broken.jpg" in found[1]["error"]
-    assert "absent.jpg" in found[2]["error"]
+    detection = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["image"] for line in detection] == [str(image) for image in images]
+    assert "broken.jpg" in detection[1]["error"]
+    assert "absent.jpg" in detection[2]["error"]
     assert result.stderr.count("error: ") == 2
-    assert [found[0], found[3]] == [json.loads(line) for line in alone.stdout.splitlines()]
+    assert [detection[0], detection[3]] == [json.loads(line) for line in alone.stdout.splitlines()]
     assert not (tmp_path / "openglip-output" / "broken.boxes.jpg").exists()
 
 
@@ -124,11 +124,11 @@ def test_pictures_of_an_earlier_run_are_no_input(run: Any, weights: Path, tmp_pa
 
 def test_a_threshold_per_name_from_a_file(run: Any, weights: Path, tmp_path: Path) -> None:
     both = run("detect", CAT, "--prompt", "cat. cup", "--model", weights, "--threshold", 0, "--json")
-    assert {found["name"] for found in json.loads(both.stdout)["detections"]} == {"cat", "cup"}
+    assert {detection["name"] for detection in json.loads(both.stdout)["detections"]} == {"cat", "cup"}
     (tmp_path / "t.json").write_text('{"cat": 1.0, "cup": 0}')
     result = run("detect", CAT, "--prompt", "cat. cup", "--model", weights, "--threshold", "t.json", "--json")
     assert result.exit_code == 0, result.output
-    assert {found["name"] for found in json.loads(result.stdout)["detections"]} == {"cup"}
+    assert {detection["name"] for detection in json.loads(result.stdout)["detections"]} == {"cup"}
 
 
 def test_options_of_a_detection(run: Any, weights: Path) -> None:

@@ -33,16 +33,16 @@ def test_coco_output(run: Any, weights: Path) -> None:
     document = json.loads(Path("openglip-output/detections.coco.json").read_text(encoding="utf-8"))
     assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "remote control"}]
     assert [image["file_name"] for image in document["images"]] == [expected[0]["image"], expected[2]["image"]]
-    flat = [(line["image"], found) for line in expected for found in line["detections"]]
+    flat = [(line["image"], detection) for line in expected for detection in line["detections"]]
     files = {image["id"]: image["file_name"] for image in document["images"]}
     names = {category["id"]: category["name"] for category in document["categories"]}
     assert len(flat) == len(document["annotations"]) > 0
-    for (image, found), annotation in zip(flat, document["annotations"], strict=True):
+    for (image, detection), annotation in zip(flat, document["annotations"], strict=True):
         x, y, width, height = annotation["bbox"]
         assert files[annotation["image_id"]] == image
-        assert names[annotation["category_id"]] == found["name"]
-        assert annotation["score"] == found["score"]
-        assert [x, y, x + width, y + height] == pytest.approx(found["box"])
+        assert names[annotation["category_id"]] == detection["name"]
+        assert annotation["score"] == detection["score"]
+        assert [x, y, x + width, y + height] == pytest.approx(detection["box"])
 
 
 def test_csv_output(run: Any, weights: Path) -> None:
@@ -50,9 +50,9 @@ def test_csv_output(run: Any, weights: Path) -> None:
     with Path("openglip-output/detections.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     good = [row for row in rows if not row["error"]]
-    flat = [found for line in expected for found in line["detections"]]
+    flat = [detection for line in expected for detection in line["detections"]]
     assert [row["image"] for row in rows if row["error"]] == ["broken.jpg"]
-    assert [row["name"] for row in good] == [found["name"] for found in flat]
+    assert [row["name"] for row in good] == [detection["name"] for detection in flat]
     assert [[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in good] == [f["box"] for f in flat]
 
 
@@ -64,12 +64,12 @@ def test_label_studio_output(run: Any, weights: Path) -> None:
         assert task["data"]["image"].endswith(line["image"])
         results = task["predictions"][0]["result"]
         assert len(results) == len(line["detections"]) > 0
-        for result, found in zip(results, line["detections"], strict=True):
+        for result, detection in zip(results, line["detections"], strict=True):
             value = result["value"]
             left, top = value["x"] / 100 * line["width"], value["y"] / 100 * line["height"]
             right = left + value["width"] / 100 * line["width"]
-            assert [left, top, right] == pytest.approx(found["box"][:3])
-            assert value["rectanglelabels"] == [found["name"]]
+            assert [left, top, right] == pytest.approx(detection["box"][:3])
+            assert value["rectanglelabels"] == [detection["name"]]
 
 
 def test_a_picture_that_cannot_be_written_does_not_stop_the_rest(run: Any, weights: Path, tmp_path: Path) -> None:

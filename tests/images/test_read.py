@@ -47,9 +47,9 @@ def test_every_kind_of_source_gives_the_same_pixels(picture: np.ndarray, tmp_pat
         picture,
         tensor,
     ):
-        found = read_image(source)  # type: ignore[arg-type]
-        np.testing.assert_array_equal(found, picture)
-        assert found.flags["C_CONTIGUOUS"]
+        pixels = read_image(source)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(pixels, picture)
+        assert pixels.flags["C_CONTIGUOUS"]
         assert is_one_image(source)
     np.testing.assert_array_equal(read_image(files[0]), picture)  # its position stays
     np.testing.assert_array_equal(read_image(tensor.float() / 255), picture)
@@ -81,23 +81,23 @@ def test_transparency_is_laid_over_white(picture: np.ndarray) -> None:
     alpha[:20] = 255
     rgba = Image.fromarray(np.dstack([picture, alpha]))
     for source in (encoded(rgba, "PNG"), rgba, np.asarray(rgba)):
-        found = read_image(source)
-        np.testing.assert_array_equal(found[:20], picture[:20])
-        assert (found[20:] == 255).all()
+        pixels = read_image(source)
+        np.testing.assert_array_equal(pixels[:20], picture[:20])
+        assert (pixels[20:] == 255).all()
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putpixel((0, 0), 1)
     assert read_image(encoded(palette, "PNG"))[0, 0].tolist() == [200, 100, 50]
-    found = read_image(encoded(palette, "PNG", transparency=0))
-    assert found[0, 0].tolist() == [200, 100, 50]
-    assert found[1, 1].tolist() == [255, 255, 255]
+    pixels = read_image(encoded(palette, "PNG", transparency=0))
+    assert pixels[0, 0].tolist() == [200, 100, 50]
+    assert pixels[1, 1].tolist() == [255, 255, 255]
 
 
 def test_deep_grey_cmyk_and_bilevel(picture: np.ndarray) -> None:
     grey = np.linspace(0, 65535, 60).round().astype(np.uint16)[None].repeat(5, 0)
     for format in ("PNG", "TIFF"):
-        found = read_image(encoded(Image.fromarray(grey), format))
-        np.testing.assert_array_equal(found[:, :, 0], np.rint(grey / 257))
+        pixels = read_image(encoded(Image.fromarray(grey), format))
+        np.testing.assert_array_equal(pixels[:, :, 0], np.rint(grey / 257))
     dark = (grey // 4096).astype(np.uint16)  # a 16-bit file stays 16-bit, however dark
     assert read_image(encoded(Image.fromarray(dark), "TIFF")).max() == 0
     floats = Image.fromarray(np.linspace(0, 1, 60, dtype=np.float32)[None].repeat(3, 0))

@@ -72,10 +72,10 @@ def test_spacy_and_grammar() -> None:
     if phrases._spacy_model() is None:
         pytest.skip("no English model of spaCy is installed")
     caption = "a young man with a t-shirt sees a group of people and he sees the man's dog"
-    found = [caption[b:e] for b, e in noun_phrases(caption, "spacy")]
-    assert found == ["a young man", "a t-shirt", "a group of people", "the man's dog"]
-    found = [caption[b:e] for b, e in noun_phrases(caption, "grammar")]
-    assert found == ["a young man", "a t-shirt", "a group of people", "the man", "dog"]
+    phrases_found = [caption[b:e] for b, e in noun_phrases(caption, "spacy")]
+    assert phrases_found == ["a young man", "a t-shirt", "a group of people", "the man's dog"]
+    phrases_found = [caption[b:e] for b, e in noun_phrases(caption, "grammar")]
+    assert phrases_found == ["a young man", "a t-shirt", "a group of people", "the man", "dog"]
     captions = ["a cat", "", "two dogs run", caption]
     for chunker in ("spacy", "grammar"):
         assert list(noun_phrases_of(captions, chunker)) == [noun_phrases(c, chunker) for c in captions]

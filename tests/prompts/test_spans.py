@@ -29,8 +29,10 @@ def test_captions_have_the_official_tokens(request: pytest.FixtureRequest) -> No
         assert len(tokens) == row["attention_mask_sum"], row["name"]
         assert [list(o) for o in tokens.offsets] == row["offsets"][: len(tokens)], row["name"]
         assert tokens.truncated == (row["name"] == "truncated")
-        found = [sorted({t for b, e in spans for t in span_tokens(tokens, b, e)}) for spans in row["tokens_positive"]]
-        assert found == [r["tokens"] for r in row["positive_map_rows"]], row["name"]
+        positions = [
+            sorted({t for b, e in spans for t in span_tokens(tokens, b, e)}) for spans in row["tokens_positive"]
+        ]
+        assert positions == [r["tokens"] for r in row["positive_map_rows"]], row["name"]
 
 
 def test_labels_of_tokens_are_the_official_ones(request: pytest.FixtureRequest) -> None:

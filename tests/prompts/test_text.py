@@ -123,8 +123,8 @@ def test_phrases_that_are_not_there(phrases: list, message: str) -> None:
 
 
 def positions(prompt: Prompt, labels: list[int]) -> dict[str, list[int]]:
-    found = token_map(prompt, tokenize(prompt.caption, max_tokens=None))
-    return {str(label): tokens for label, tokens in zip(labels, found, strict=True) if tokens}
+    positions_of_names = token_map(prompt, tokenize(prompt.caption, max_tokens=None))
+    return {str(label): tokens for label, tokens in zip(labels, positions_of_names, strict=True) if tokens}
 
 
 def test_clean_name(request: pytest.FixtureRequest) -> None:
@@ -158,12 +158,12 @@ def test_chunks(request: pytest.FixtureRequest) -> None:
         labels, names = zip(*sorted(zip(row["labels"], row["names"], strict=True)), strict=True)
         runs = split_names(names, chunk_size=row["chunk"] if row["chunk"] > 0 else None)
         assert len(runs) == len(row["captions"]), key
-        for run, caption, found, n in zip(
+        for run, caption, positions_of_names, n in zip(
             runs, row["captions"], row["label_to_tokens"], row["num_tokens"], strict=True
         ):
             prompt = detection_prompt(names[run.start : run.stop])
             assert prompt.caption == caption, key
-            assert positions(prompt, list(labels[run.start : run.stop])) == found, key
+            assert positions(prompt, list(labels[run.start : run.stop])) == positions_of_names, key
             assert len(tokenize(caption)) == n, key
 
 

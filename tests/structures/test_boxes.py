@@ -19,12 +19,12 @@ def test_iou_of_known_boxes():
 
 @given(box_lists, box_lists)
 def test_iou_is_symmetric_bounded_and_the_same_in_torch(a, b):
-    found = bx.iou(a, b)
-    assert ((found >= 0) & (found <= 1 + 1e-9)).all()
-    np.testing.assert_allclose(found, bx.iou(b, a).T)
+    overlap = bx.iou(a, b)
+    assert ((overlap >= 0) & (overlap <= 1 + 1e-9)).all()
+    np.testing.assert_allclose(overlap, bx.iou(b, a).T)
     for plus_one in (False, True):
-        there = bx.pairwise_iou(torch.from_numpy(a), torch.from_numpy(b), plus_one).numpy()
-        np.testing.assert_allclose(there, bx.iou(a, b, plus_one), atol=1e-6)
+        in_torch = bx.pairwise_iou(torch.from_numpy(a), torch.from_numpy(b), plus_one).numpy()
+        np.testing.assert_allclose(in_torch, bx.iou(a, b, plus_one), atol=1e-6)
 
 
 @given(box_lists)

@@ -34,21 +34,25 @@ def some(**changes: Any) -> Detections:
 
 
 def test_parts_and_names() -> None:
-    found = some()
-    assert found.names == ("remote control", "cat", "remote control")
-    assert [f.dtype for f in (found.boxes, found.scores, found.labels)] == [np.float32, np.float32, np.int64]
-    assert [d.name for d in found] == list(found.names)
-    assert (found[0].label, round(found[-1].score, 2)) == (1, 0.3)
-    assert repr(found) == "Detections(3: remote control 0.90, cat 0.50, remote control 0.30)"
+    detections = some()
+    assert detections.names == ("remote control", "cat", "remote control")
+    assert [f.dtype for f in (detections.boxes, detections.scores, detections.labels)] == [
+        np.float32,
+        np.float32,
+        np.int64,
+    ]
+    assert [d.name for d in detections] == list(detections.names)
+    assert (detections[0].label, round(detections[-1].score, 2)) == (1, 0.3)
+    assert repr(detections) == "Detections(3: remote control 0.90, cat 0.50, remote control 0.30)"
 
 
 def test_they_can_not_be_changed() -> None:
     scores = np.array([0.9, 0.5, 0.3], np.float32)
-    for found in (some(scores=scores), pickle.loads(pickle.dumps(some())), copy.deepcopy(some()), some()[:2]):
+    for detections in (some(scores=scores), pickle.loads(pickle.dumps(some())), copy.deepcopy(some()), some()[:2]):
         with pytest.raises(ValueError, match="read-only"):
-            found.boxes[0, 0] = 1
+            detections.boxes[0, 0] = 1
         with pytest.raises(AttributeError):
-            found.scores = scores  # type: ignore[misc]
+            detections.scores = scores  # type: ignore[misc]
     scores[0] = 0.1  # the caller's array is not shared
     assert some() == pickle.loads(pickle.dumps(some()))
 
@@ -71,19 +75,19 @@ def test_parts_that_do_not_fit_are_refused(change: dict, message: str) -> None:
 
 
 def test_indexing_and_filter() -> None:
-    found = some()
-    assert found[1:].names == ("cat", "remote control")
-    assert found[found.scores > 0.4] == found[[True, True, False]] == found[:2]
-    assert len(found[[]]) == len(some(boxes=[], scores=[], labels=[])) == 0
-    assert found.filter(threshold=0.5) == found[:2]
-    assert found.filter(threshold={"remote control": 0.95}) == found[1:2]
-    assert found.filter(names=["cat"]) == found[1:2]
-    assert found.filter(min_side=6).names == ("remote control", "remote control")
-    assert found.filter(top_k=1) == found[:1]
+    detections = some()
+    assert detections[1:].names == ("cat", "remote control")
+    assert detections[detections.scores > 0.4] == detections[[True, True, False]] == detections[:2]
+    assert len(detections[[]]) == len(some(boxes=[], scores=[], labels=[])) == 0
+    assert detections.filter(threshold=0.5) == detections[:2]
+    assert detections.filter(threshold={"remote control": 0.95}) == detections[1:2]
+    assert detections.filter(names=["cat"]) == detections[1:2]
+    assert detections.filter(min_side=6).names == ("remote control", "remote control")
+    assert detections.filter(top_k=1) == detections[:1]
     with pytest.raises(DataError, match=r"'dog' is not in the vocabulary: cat, remote control"):
-        found.filter(names=["dog"])
+        detections.filter(names=["dog"])
     with pytest.raises(IndexError):
-        found[3]
+        detections[3]
 
 
 def test_filter_refuses_a_negative_top_k() -> None:
@@ -107,7 +111,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 )
 def test_json_gives_back_every_bit(rows: list, word: str) -> None:
     rows.sort(key=lambda r: -r[1])
-    found = Detections(
+    detections = Detections(
         np.array([r[0] for r in rows]),
         np.array([r[1] for r in rows]),
         np.array([r[2] for r in rows], int),
@@ -117,17 +121,17 @@ def test_json_gives_back_every_bit(rows: list, word: str) -> None:
         phrase_spans=(((0, 1), (2, 3)), (), ((1, 2),)),
         source="é.jpg",
     )
-    line = found.to_json()
+    line = detections.to_json()
     assert "\n" not in line
-    assert Detections.from_json(line) == found
-    assert Detections.from_json(line).boxes.tobytes() == found.boxes.tobytes()
+    assert Detections.from_json(line) == detections
+    assert Detections.from_json(line).boxes.tobytes() == detections.boxes.tobytes()
 
 
 def test_a_file_name_that_is_no_text_survives_json() -> None:
-    found = some(source="caf\udce9.jpg")
-    line = found.to_json()
+    detections = some(source="caf\udce9.jpg")
+    line = detections.to_json()
     assert line.encode("utf-8")  # can be written
-    assert Detections.from_json(line) == found
+    assert Detections.from_json(line) == detections
 
 
 def test_json_has_the_fields_of_the_interface() -> None:
@@ -196,16 +200,16 @@ def test_plot_shows_the_image_as_the_detector_saw_it(kind: str, tmp_path: Path) 
 def test_pictures(tmp_path: Path) -> None:
     image = Image.new("RGB", (60, 40), "grey")
     image.save(tmp_path / "in.png")
-    found = some(source=str(tmp_path / "in.png"))
-    found.save(tmp_path / "out.jpg")
-    found.save(tmp_path / "out.png", np.asarray(image))
+    detections = some(source=str(tmp_path / "in.png"))
+    detections.save(tmp_path / "out.jpg")
+    detections.save(tmp_path / "out.png", np.asarray(image))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.png", "out.jpg", "out.png"]
-    assert found._repr_png_()[:4] == b"\x89PNG"  # type: ignore[index]
+    assert detections._repr_png_()[:4] == b"\x89PNG"  # type: ignore[index]
     assert some()._repr_png_() is None
     with pytest.raises(ImageError, match="do not know their image's path"):
         some().plot()
     with pytest.raises(ImageError, match="ending names no image format"):
-        found.save(tmp_path / "out.nonsense")
+        detections.save(tmp_path / "out.nonsense")
     with pytest.raises(ImageError, match=r"the image is 5 x 5, these detections are of \(40, 60\)"):
-        found.plot(Image.new("RGB", (5, 5)))
+        detections.plot(Image.new("RGB", (5, 5)))
     assert not list(tmp_path.glob(".*"))

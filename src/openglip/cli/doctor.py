@@ -1,4 +1,4 @@
-"""`openglip doctor`: what this machine and installation can do, and how long a photo takes."""
+"""`openglip doctor`: what this machine and installation can do, and how long one image takes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _WORDS = ["person", "cat", "cup"]
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     timing: Annotated[
-        bool, typer.Option("--timing/--no-timing", help="Time one photo; glip-t takes about a minute on a CPU.")
+        bool, typer.Option("--timing/--no-timing", help="Time one image; glip-t takes about a minute on a CPU.")
     ] = True,
 ) -> None:
-    """Device, precision, threads, versions, cache, what is missing, seconds for one photo."""
+    """Show device, precision, threads, versions, cache, missing extras, and the time for one image."""
     report = {**_machine(), "versions": _versions(), "cache": _cache(), "missing_extras": _missing()}
     if not as_json:
         for key, value in report.items():
@@ -86,10 +86,10 @@ def _cache() -> dict[str, str]:
     from openglip.weights.hub import cache_dir, cached, offline
     from openglip.weights.records import BY_FILE
 
-    there = [name for name, record in BY_FILE.items() if cached(record)]
+    files = [name for name, record in BY_FILE.items() if cached(record)]
     return {
         "folder": str(cache_dir()),
-        "files": "; ".join(there) or "none",
+        "files": "; ".join(files) or "none",
         "network": "off (OPENGLIP_OFFLINE)" if offline() else "allowed",
     }
 
@@ -105,24 +105,24 @@ def _missing() -> dict[str, str]:
 
 
 def _seconds(model: str, weights: str | None, passes: int) -> float | str:
-    """Median time of a photo with cached words, after a first pass; words where the model can't be loaded."""
+    """Median time of an image with cached words, after a first pass; the error if the model can't be loaded."""
     import openglip
 
     try:
         detector = openglip.load(model, weights)
     except openglip.OpenGLIPError as error:
         return f"not possible: {error}"
-    photo = _photo()
-    taken = []
+    image = _image()
+    seconds = []
     for _ in range(passes + 1):
         start = time.perf_counter()
-        detector.detect(photo, _WORDS)
-        taken.append(time.perf_counter() - start)
-    return round(statistics.median(taken[1:]), 4)
+        detector.detect(image, _WORDS)
+        seconds.append(time.perf_counter() - start)
+    return round(statistics.median(seconds[1:]), 4)
 
 
-def _photo() -> np.ndarray:
-    """A picture of 640 x 480 with smooth shapes, so that no file is needed."""
+def _image() -> np.ndarray:
+    """An image of 640 x 480 with smooth shapes, which needs no file."""
     import numpy as np
 
     y, x = np.mgrid[:480, :640].astype(np.float32)

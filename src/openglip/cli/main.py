@@ -1,7 +1,7 @@
-"""The command `openglip`: verbs are wired here, errors become one line and an exit status.
+"""The command `openglip`: registers the verbs, and turns errors into one line and an exit status.
 
-Exit status: 0 all done, 1 something failed (the rest is done and written), 2 wrong use, 130 interrupted. Modules of
-this folder import nothing heavy at their top, so that `openglip --help` answers at once.
+Exit status: 0 all done, 1 something failed (the rest is done and written), 2 wrong use, 130 interrupted. Modules in
+this folder import nothing large at their top, so that `openglip --help` is quick.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.
 
 
 class _Verbs(TyperGroup):
-    """The root command: takes `--debug` anywhere, and turns what a verb raises into a message and a status."""
+    """The root command: accepts `--debug` anywhere, and turns the errors of a verb into a message and a status."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        own = args[: args.index("--")] if "--" in args else args
-        ctx.meta["openglip.debug"] = "--debug" in own
-        return super().parse_args(ctx, [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(own)])
+        options = args[: args.index("--")] if "--" in args else args
+        ctx.meta["openglip.debug"] = "--debug" in options
+        return super().parse_args(ctx, [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(options)])
 
     def invoke(self, ctx: Any) -> Any:
         debug = ctx.meta["openglip.debug"]
@@ -43,30 +43,30 @@ class _Verbs(TyperGroup):
             raise
         except KeyboardInterrupt as error:
             _trace(error, debug)
-            _say("interrupted: what is written is whole")
+            _write("interrupted: what is written is whole")
             raise SystemExit(130) from None
         except OpenGLIPError as error:
             _trace(error, debug)
-            _say(f"error: {error}")
+            _write(f"error: {error}")
             raise SystemExit(2 if isinstance(error, ConfigError | PromptError) else 1) from None
-        except Exception as error:  # noqa: BLE001  a full disk, memory, a bug: one line all the same
+        except Exception as error:  # noqa: BLE001  a full disk, too little memory, a bug
             _trace(error, debug)
             where = "" if debug else " (the same command with --debug shows where)"
-            _say(f"error: {type(error).__name__}: {error}{where}")
+            _write(f"error: {type(error).__name__}: {error}{where}")
             raise SystemExit(1) from None
 
 
-def _one_line(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:
-    if not issubclass(category, DeprecationWarning):  # for developers of a dependency, not for its users
-        _say(f"warning: {message}")
+def _one_line(message: Warning | str, category: type[Warning], *location: object, **more: object) -> None:
+    if not issubclass(category, DeprecationWarning):  # these are for developers, not for users of the command
+        _write(f"warning: {message}")
 
 
 def _trace(error: BaseException, debug: bool) -> None:
     if debug:
-        _say("".join(traceback.format_exception(error)))
+        _write("".join(traceback.format_exception(error)))
 
 
-def _say(text: str) -> None:
+def _write(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
@@ -76,7 +76,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find what words name, as boxes on photos. Each verb has a --help of its own.",
+    help="Find objects in images by their names or by a sentence. `openglip VERB --help` explains a verb.",
     epilog="Results go to stdout, messages to stderr. Exit status: 0 done, 1 something failed, 2 wrong use.",
 )
 
@@ -92,7 +92,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may be given anywhere.")] = False,
 ) -> None:
     """Options of all verbs."""
 
@@ -111,7 +111,7 @@ app.command("train")(train.command)
 def main() -> None:
     """Entry point of the console script."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal's encoding lacks
     app()
 
 
