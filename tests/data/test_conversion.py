@@ -119,7 +119,7 @@ def test_splits_go_to_their_places(detection, folder):
     assert sorted(done.written.values()) == [str(folder / "back" / f"{s}.json") for s in ("train", "val")]
     with pytest.raises(ConfigError, match="2 splits"):
         convert(folder / "coco", folder / "one.json")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         convert(folder / "coco", folder / "yolo", format="yolo")
     with pytest.raises(ConfigError, match="give the format"):
         convert(folder / "coco", folder / "something")

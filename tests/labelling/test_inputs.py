@@ -79,7 +79,7 @@ def test_captions_in_one_file(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"captions_val\.json, id 9: there is no image 77"):
         plan(tmp_path / "captions_val.json")
     (tmp_path / "bad.csv").write_text("name,words\na.jpg,x\n")
-    with pytest.raises(DataError, match="line 2 names no picture"):
+    with pytest.raises(DataError, match="line 2 names no image"):
         plan(tmp_path / "bad.csv")
 
 

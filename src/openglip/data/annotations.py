@@ -70,7 +70,7 @@ class Boxes:
             image: Where the image is.
             size: (height, width) of the image.
             findings: Collects what is left out or clipped.
-            index: The place of each label in `categories`; None where labels are places.
+            index: The position of each label in `categories`; None where labels are positions.
             **fields: Further fields of the sample. Where `categories` are given, its labels are those of the boxes;
                 where a `caption` is given, its spans are.
 
@@ -86,7 +86,7 @@ class Boxes:
         for i in np.flatnonzero(~finite | ~filled | outside):
             kind = "box_not_finite" if not finite[i] else "box_outside" if filled[i] else "box_degenerate"
             corners = ", ".join(f"{v:g}" for v in raw[i])
-            text = f"box {i}: ({corners}) in a picture of {size[1]} x {size[0]}"
+            text = f"box {i}: ({corners}) in an image of {size[1]} x {size[0]}"
             findings.add(kind, self.file, self.rows[i].id, text)
         rows = [self.rows[i] for i in np.flatnonzero(usable)]
         if fields.get("categories") is not None:

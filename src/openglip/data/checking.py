@@ -140,7 +140,7 @@ class _SplitCheck:
             self.boxes += len(sample)
             file, image_id = _file(sample, number, self.split.path), sample.image_id
             if image_id in self.files and sample.labels is not None and not self.split.format.repeated:
-                self.findings.add("duplicate_id", file, image_id, f"two pictures have the id {image_id!r}")
+                self.findings.add("duplicate_id", file, image_id, f"two images have the id {image_id!r}")
             if not _is_row(sample):
                 self.ids.append(image_id)
                 self.files.setdefault(image_id, file)
@@ -176,7 +176,7 @@ class _SplitCheck:
             size = self.sizes[file]
             if size is None or size == annotated or (self.split.format.scaled and same_aspect(size, annotated)):
                 continue
-            text = f"the picture is {size[1]} x {size[0]}, the annotation says {annotated[1]} x {annotated[0]}"
+            text = f"the image is {size[1]} x {size[0]}, the annotation says {annotated[1]} x {annotated[0]}"
             turned = " (turned?)" if size == annotated[::-1] else ""
             self.findings.add("size_mismatch", file, sample.image_id, text + turned)
         return len(self.sizes)
@@ -270,4 +270,4 @@ def _is_row(sample: Sample) -> bool:
 def _file(sample: Sample, number: int, path: Path) -> str:
     if not isinstance(sample.image, bytes):
         return str(sample.image)
-    return f"picture {number} of {(path if path.is_dir() else path.parent) / sample.source}"
+    return f"image {number} of {(path if path.is_dir() else path.parent) / sample.source}"

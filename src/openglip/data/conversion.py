@@ -69,7 +69,7 @@ def convert(
     target = Path(output)
     into = _format_of(target, format)
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise ConfigError(f"{output} is there already: give another place")
+        raise ConfigError(f"{output} exists already: choose another path")
     splits = open_splits(path, source_format, images)
     if len(splits) > 1 and target.suffix:
         raise ConfigError(f"{path} has {len(splits)} splits ({', '.join(splits)}): give a folder instead of {output}")

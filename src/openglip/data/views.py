@@ -72,7 +72,7 @@ def load(sample: Sample) -> tuple[np.ndarray, Sample]:
         return image, sample
     if not same_aspect((height, width), sample.size):
         raise DataError(
-            f"{sample.where}: the picture has {width} x {height} pixels, its boxes are for "
+            f"{sample.where}: the image has {width} x {height} pixels, its boxes are for "
             f"{sample.size[1]} x {sample.size[0]}"
         )
     boxes = bx.scale(sample.boxes, width / sample.size[1], height / sample.size[0])

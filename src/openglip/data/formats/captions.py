@@ -47,7 +47,7 @@ def read_captions(path: StrPath, images: StrPath | None = None, findings: Findin
     for pair in map(with_caption_file, _pairs(path, images)):
         if pair.error is not None or pair.caption is None:
             kind = "missing_annotation" if pair.error is None else "malformed"
-            report.add(kind, path, pair.filename, pair.error or "the picture has no caption")
+            report.add(kind, path, pair.filename, pair.error or "the image has no caption")
             continue
         image, image_id = pair.image or b"", pair.filename if pair.id is None else pair.id
         size = header_size(image, report, path, pair.filename)
@@ -124,7 +124,7 @@ def _json_rows(path: Path) -> Iterator[Pair]:
 def _row(row: Any, path: Path, where: str) -> Pair:
     name = next((row[key] for key in FILENAME_KEYS if row.get(key)), None) if isinstance(row, dict) else None
     if not isinstance(name, str):
-        raise DataError(f"{path}: {where} names no picture (one of {', '.join(FILENAME_KEYS)}): {row!r:.60}")
+        raise DataError(f"{path}: {where} names no image (one of {', '.join(FILENAME_KEYS)}): {row!r:.60}")
     return Pair(name, None, caption_in(row) or "", row.get("id"))
 
 

@@ -145,7 +145,7 @@ def read_flickr30k(
             continue
         for sentence in sentences:
             if sentence.id in unrelated:
-                report.add("unrelated_caption", root, sentence.id, "the sentence does not describe the picture")
+                report.add("unrelated_caption", root, sentence.id, "the sentence does not describe the image")
                 continue
             boxes = Boxes(file, sentence.id)
             for chain, _, span in sentence.phrases:

@@ -84,7 +84,7 @@ def _add_rectangle(boxes: Boxes, item: dict[str, Any], size: tuple[int, int], fi
     value = value if isinstance(value, dict) else {}
     rectangle, names = numbers([value.get(k) for k in ("x", "y", "width", "height")], 4), _labels(item)
     if rectangle is None or not names or value.get("rotation"):
-        what = "turned" if value.get("rotation") else "without a place or a label"
+        what = "turned" if value.get("rotation") else "without a position or a label"
         findings.add("malformed", boxes.file, boxes.id, f"a rectangle is {what}: {value!r:.80}")
         return
     x1, y1, x2, y2 = xywh_corners(rectangle)
@@ -121,7 +121,7 @@ def _file_name(data: Any, path: object, task_id: int | str) -> str:
     try:
         parts = urlparse(address)
     except ValueError as error:
-        raise DataError(f"{path}: task {task_id!r}: {address!r:.80} is no place of an image: {error}") from error
+        raise DataError(f"{path}: task {task_id!r}: {address!r:.80} is no address of an image: {error}") from error
     local = parse_qs(parts.query).get("d")
     return unquote(local[0] if local else parts.path if parts.scheme else address).lstrip(
         "/" if parts.scheme or local else ""

@@ -60,7 +60,7 @@ def read_visual_genome(
     for entry in entries:
         image_id = entry["image_id"]
         if not is_id(image_id) or image_id not in sizes:
-            report.add("annotation_without_image", path, image_id, "the picture is not in image_data.json")
+            report.add("annotation_without_image", path, image_id, "the image is not in image_data.json")
             continue
         boxes = Boxes(path, image_id)
         for item in entry["objects"]:

@@ -73,7 +73,7 @@ def read_voc(
     if split is None and images is None:
         annotated = {file.stem for file in folder.glob("*.xml")} | {_stem(image) for image in image_of.values()}
         for stem in by_stem.keys() - annotated:
-            report.add("missing_annotation", str(by_stem[stem]), stem, "there is no xml for this picture")
+            report.add("missing_annotation", str(by_stem[stem]), stem, "there is no xml for this image")
     owners: dict[str | FileSlice, Path] = {}
     for file, image in image_of.items():
         if image not in owners or _stem(image) == file.stem:
@@ -81,7 +81,7 @@ def read_voc(
     for file, tree in trees:
         image = image_of[file]
         if owners[image] != file:
-            report.add("duplicate_id", file, file.stem, f"its picture {image} is that of {owners[image].name}")
+            report.add("duplicate_id", file, file.stem, f"its image {image} is that of {owners[image].name}")
             continue
         size = _size(tree) or header_size(image, report, file, file.stem)
         if size is None:

@@ -56,7 +56,7 @@ def read_yolo(path: StrPath, split: str = "train", findings: Findings | None = N
     ids = _ids(images)
     labels_of = {image: _label_file(image) for image in images}
     for stray in _without_image(labels_of):
-        report.add("annotation_without_image", stray, stray.stem, "there is no picture for it")
+        report.add("annotation_without_image", stray, stray.stem, "there is no image for it")
     for image in images:
         label_file = labels_of[image]
         kind = "unreadable_image" if os.path.exists(image) else "missing_image"
@@ -114,7 +114,7 @@ def _images(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
         root = file.parent
     images: list[Path] = []
     for entry in content[split] if isinstance(content[split], list) else [content[split]]:
-        # Roboflow writes "../train/images" for a folder beside the yaml
+        # Roboflow writes "../train/images" for a folder next to the yaml
         tails = (str(entry), str(entry).removeprefix("../"))
         target = next((t for base in (root, file.parent) for tail in tails if (t := base / tail).exists()), None)
         if target is None:
@@ -169,7 +169,7 @@ def _add_objects(boxes: Boxes, size: tuple[int, int], classes: int, points: int,
             label, values = -1.0, []
         fits = len(values) == 4 + points if points else len(values) >= 4 and len(values) % 2 == 0
         if not fits or not math.isfinite(label) or label != int(label):
-            findings.add("malformed", file, boxes.id, f"line {number}: not a class and its place: {line!r:.60}")
+            findings.add("malformed", file, boxes.id, f"line {number}: not a class and its box: {line!r:.60}")
         elif not 0 <= label < classes:
             findings.add("unmapped_class", file, boxes.id, f"line {number}: there is no class {label:g}")
         else:
