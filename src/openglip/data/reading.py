@@ -30,6 +30,7 @@ class Split:
     read: SplitRead
 
     def __call__(self, findings: Findings) -> Iterable[Sample]:
+        """The samples; what is left out is recorded."""
         return self.read(findings)
 
 

@@ -91,10 +91,12 @@ class TsvSet:
 
     @cached_property
     def images(self) -> TsvFile:
+        """The images; their lineidx must exist."""
         return TsvFile(self._file("img"))
 
     @cached_property
     def labels(self) -> TsvFile:
+        """The labels."""
         return TsvFile(self._file("label"), make_index=True)
 
     @cached_property

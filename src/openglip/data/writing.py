@@ -128,5 +128,5 @@ def _real_path(folder: str) -> str:
 
 
 def _numbered_name(name: str, number: int) -> str:
-    """ "a.jpg" with 1 is "a-2.jpg"."""
+    """With the number 1, "a.jpg" is "a-2.jpg"."""
     return f"{Path(name).stem}-{number + 1}{Path(name).suffix}"

@@ -49,6 +49,7 @@ class CaptionTsv(TsvSamples):
         self.min_score = min_score
 
     def sample(self, index: int, row: int) -> Sample:
+        """The sample whose label is on line `row`. Raises DataError when it can't be read."""
         where = f"{self.files.labels.path}, line {row}"
         label = flat(record(self.files.labels.parsed(row), _KEYS, where, "the label"), where)
         size, caption = size_of(label["img_h"], label["img_w"]), str(label["caption"])

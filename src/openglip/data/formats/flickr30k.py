@@ -52,6 +52,7 @@ class Sentence:
 
     @property
     def id(self) -> str:
+        """The image's id and the line's number."""
         return f"{self.image_id}/{self.number}"
 
 

@@ -45,6 +45,7 @@ class DetectionTsv(TsvSamples):
         super().__init__(files, source, findings)
 
     def sample(self, index: int, row: int) -> Sample:
+        """The sample at `index`, whose label is on line `row`. Raises DataError when it can't be read."""
         image, file = self.files.images.line(row), self.files.labels
         size = image_size(image) if self.sizes is None else tuple(self.sizes[index].tolist())
         objects = file.parsed(row)
