@@ -105,12 +105,12 @@ def test_a_broken_file_is_reported_in_its_place_and_the_rest_is_done(run: Any, w
     alone = run("detect", CAT, PHOTOS / "coffee.jpg", "--prompt", "cat", "--model", weights, "--json", "--threshold", 0)
     result = run("detect", *images, "--prompt", "cat", "--model", weights, "--json", "--threshold", 0)
     assert result.exit_code == 1
-    detection = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [line["image"] for line in detection] == [str(image) for image in images]
-    assert "broken.jpg" in detection[1]["error"]
-    assert "absent.jpg" in detection[2]["error"]
+    printed = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["image"] for line in printed] == [str(image) for image in images]
+    assert "broken.jpg" in printed[1]["error"]
+    assert "absent.jpg" in printed[2]["error"]
     assert result.stderr.count("error: ") == 2
-    assert [detection[0], detection[3]] == [json.loads(line) for line in alone.stdout.splitlines()]
+    assert [printed[0], printed[3]] == [json.loads(line) for line in alone.stdout.splitlines()]
     assert not (tmp_path / "openglip-output" / "broken.boxes.jpg").exists()
 
 

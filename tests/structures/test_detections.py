@@ -33,7 +33,7 @@ def some(**changes: Any) -> Detections:
     return Detections(**(parts | changes))
 
 
-def test_parts_and_names() -> None:
+def test_fields_and_names() -> None:
     detections = some()
     assert detections.names == ("remote control", "cat", "remote control")
     assert [f.dtype for f in (detections.boxes, detections.scores, detections.labels)] == [
@@ -46,7 +46,7 @@ def test_parts_and_names() -> None:
     assert repr(detections) == "Detections(3: remote control 0.90, cat 0.50, remote control 0.30)"
 
 
-def test_they_can_not_be_changed() -> None:
+def test_they_are_immutable() -> None:
     scores = np.array([0.9, 0.5, 0.3], np.float32)
     for detections in (some(scores=scores), pickle.loads(pickle.dumps(some())), copy.deepcopy(some()), some()[:2]):
         with pytest.raises(ValueError, match="read-only"):
@@ -69,7 +69,7 @@ def test_they_can_not_be_changed() -> None:
         ({"phrase_spans": [[(0, 3)]]}, "1 phrase spans for 2"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(change: dict, message: str) -> None:
+def test_fields_that_do_not_fit_are_refused(change: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         some(**change)
 
@@ -109,7 +109,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
     st.lists(st.tuples(st.tuples(FLOATS, FLOATS, FLOATS, FLOATS), FLOATS, st.integers(0, 2)), max_size=8),
     st.text(max_size=10),
 )
-def test_json_gives_back_every_bit(rows: list, word: str) -> None:
+def test_json_restores_every_bit(rows: list, word: str) -> None:
     rows.sort(key=lambda r: -r[1])
     detections = Detections(
         np.array([r[0] for r in rows]),
@@ -134,7 +134,7 @@ def test_a_file_name_that_is_no_text_survives_json() -> None:
     assert Detections.from_json(line) == detections
 
 
-def test_json_has_the_fields_of_the_interface() -> None:
+def test_json_has_the_documented_fields() -> None:
     row = json.loads(some(source="a.jpg").to_json())
     assert list(row) == ["image", "width", "height", "vocabulary", "caption", "phrase_spans", "detections", "error"]
     assert row["detections"][0] == {"box": [1, 2, 30, 40], "score": 0.9, "label": 1, "name": "remote control"}
@@ -197,7 +197,7 @@ def test_plot_shows_the_image_as_the_detector_saw_it(kind: str, tmp_path: Path) 
     assert Image.open(tmp_path / "saved.png").convert("RGB") == none.plot(pixels)
 
 
-def test_pictures(tmp_path: Path) -> None:
+def test_saved_files(tmp_path: Path) -> None:
     image = Image.new("RGB", (60, 40), "grey")
     image.save(tmp_path / "in.png")
     detections = some(source=str(tmp_path / "in.png"))
