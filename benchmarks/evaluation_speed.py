@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openglip.evaluation.coco import FIGURES, coco
+from openglip.evaluation.coco import FIGURES, score_coco
 from openglip.evaluation.read import read_annotations, read_results
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,7 +88,7 @@ def judge_coco(classes: int, repeats: int) -> dict[str, object]:
         begin = time.perf_counter()
         found = read_results(rows, annotations)
         middle = time.perf_counter()
-        ours = coco(annotations, found)
+        ours = score_coco(annotations, found)
         times["rows to arrays"].append(middle - begin)
         times["judging"].append(time.perf_counter() - middle)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from openglip.data.files import read_json, read_lines, whole_file
 from openglip.data.pack import Pack, Picture
 from openglip.evaluation.flickr import Sentence, read_sentences
-from openglip.evaluation.predict import PER_SENTENCE
+from openglip.evaluation.inference import PER_SENTENCE
 from openglip.evaluation.read import read_annotations
 from openglip.evaluation.run import evaluate
 from openglip.labelling.run import label

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from openglip.data.files import read_json
-from openglip.evaluation.coco import CAP
+from openglip.evaluation.coco import MAX_DETECTIONS
 from openglip.evaluation.flickr import IOU, Sentence
-from openglip.evaluation.matching import RECALL_POINTS, match, sort_found
+from openglip.evaluation.matching import RECALL_POINTS, match, sort_predictions
 from openglip.evaluation.read import Annotations, read_results
 from openglip.structures import boxes as bx
 
@@ -78,7 +78,7 @@ def ap50(annotations: Annotations, predictions: Path) -> AP50:
     """COCO's AP at IoU 0.5; as `openglip.evaluation.coco` when every photo counts once."""
     truth = annotations.truth.take(np.lexsort((annotations.truth.image, annotations.truth.category)))
     found = read_results(predictions, annotations)
-    found = found.take(sort_found(found, CAP)[0])
+    found = found.take(sort_predictions(found, MAX_DETECTIONS)[0])
     real = ~truth.ignore
     partner = match(truth, found, np.array([0.5]), real[:, None])[:, 0, 0]
     right = (partner >= 0) & real[partner]

@@ -162,6 +162,33 @@ def wait_for_others() -> None:
         sys.modules["torch.distributed"].barrier()
 
 
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a piece of work, as one of them sees them."""
+
+    rank: int = 0
+    size: int = 1
+
+    def wait(self) -> None:
+        """Return when all of them have come here."""
+        if self.size > 1:
+            wait_for_others()
+
+
+@contextmanager
+def sharing_processes() -> Generator[Processes]:
+    """Join the processes that `torchrun` started, if it did, to share a piece of work.
+
+    A process that has joined before, such as the one of a training that evaluates, works alone: the others do something
+    else meanwhile.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
+        yield Processes()
+        return
+    with process_group(pick_device("cpu")):
+        yield Processes(rank(), world_size())
+
+
 def mean_over_ranks(values: Tensor) -> Tensor:
     """Mean of a tensor over all processes, the same on each; not finite where one of them is not."""
     import torch.distributed as dist

@@ -66,7 +66,7 @@ def test_run_status_verify_audit(command: Any, source: Path, tmp_path: Path) -> 
         (("run", "IN"), 2, "--output"),
         (("verify", "IN"), 1, "manifest.json"),
         (("status", "IN"), 1, "manifest.json"),
-        (("audit", "IN"), 2, "say where the pictures are: --images DIR"),
+        (("audit", "IN"), 2, "say where the images are: --images DIR"),
     ],
 )
 def test_wrong_use(
@@ -106,4 +106,4 @@ def test_status_tells_where_the_time_went(command: Any, source: Path, tmp_path: 
     spent = json.loads(command("status", tmp_path / "out", "--json").stdout)["cpu_milliseconds_per_picture"]
     assert set(spent) == {"model", "reading", "outside"}
     assert all(milliseconds >= 0 for milliseconds in spent.values())
-    assert "milliseconds of a core a picture: model " in command("status", tmp_path / "out").stdout
+    assert "milliseconds of a core per image: model " in command("status", tmp_path / "out").stdout

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from evaluation.random_sets import random_coco
 
-from openglip.evaluation.coco import coco
-from openglip.evaluation.flickr import Phrase, Sentence, flickr
+from openglip.evaluation.coco import score_coco
+from openglip.evaluation.flickr import Phrase, Sentence, score_flickr
 from openglip.evaluation.read import read_annotations, read_results
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -25,11 +25,13 @@ def test_average_precision(seed: int, tmp_path: Path) -> None:
     annotations = read_annotations(truth)
     figure = ladder_figures.ap50(annotations, tmp_path / "found.json")
     once = np.ones(len(annotations.images))
-    assert figure(once) == pytest.approx(coco(annotations, read_results(found, annotations)).figures["AP50"], abs=1e-9)
+    assert figure(once) == pytest.approx(
+        score_coco(annotations, read_results(found, annotations)).figures["AP50"], abs=1e-9
+    )
     only = (np.arange(len(once)) % 2).astype(float)
     kept = [image["id"] for image, weight in zip(annotations.images, only, strict=True) if weight]
     part = read_annotations(truth, kept)
-    expected = coco(part, read_results([f for f in found if f["image_id"] in kept], part)).figures["AP50"]
+    expected = score_coco(part, read_results([f for f in found if f["image_id"] in kept], part)).figures["AP50"]
     assert figure(only) == pytest.approx(expected, abs=1e-9)
 
 
@@ -45,6 +47,6 @@ def test_recall(tmp_path: Path) -> None:
     ]
     (tmp_path / "found.json").write_text(json.dumps(found))
     figure = ladder_figures.recall(sentences, tmp_path / "found.json")
-    assert figure(np.ones(2)) == pytest.approx(flickr(sentences, {"1", "2"}, found).figures["any_box/R@1"])
+    assert figure(np.ones(2)) == pytest.approx(score_flickr(sentences, {"1", "2"}, found).figures["any_box/R@1"])
     assert figure(np.array([1.0, 0.0])) == 0
     assert figure(np.array([5.0, 1.0])) == pytest.approx(1 / 7)

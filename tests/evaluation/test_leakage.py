@@ -6,7 +6,7 @@ import pytest
 
 import openglip
 from openglip.errors import ConfigError
-from openglip.evaluation.leakage import setting
+from openglip.evaluation.leakage import training_overlap
 from openglip.weights.records import RECORDS
 
 
@@ -41,24 +41,24 @@ from openglip.weights.records import RECORDS
     ],
 )
 def test_rules(benchmark: str, training, zero_shot) -> None:
-    found = setting(benchmark, training)
+    found = training_overlap(benchmark, training)
     assert found.zero_shot is zero_shot
-    assert bool(found.meets) == (zero_shot is False)
+    assert bool(found.overlaps) == (zero_shot is False)
     if zero_shot is False:
-        assert any(found.meets[0].startswith(name) for name in training)
+        assert any(found.overlaps[0].startswith(name) for name in training)
 
 
 def test_released_models_on_coco_and_flickr() -> None:
-    assert setting("coco", RECORDS["glip-t"].training_data).zero_shot is True
-    assert setting("flickr30k", RECORDS["glip-t"].training_data).zero_shot is False
-    assert "on other images" in setting("coco", RECORDS["glip-t"].training_data).notes[0]
+    assert training_overlap("coco", RECORDS["glip-t"].training_data).zero_shot is True
+    assert training_overlap("flickr30k", RECORDS["glip-t"].training_data).zero_shot is False
+    assert "on other images" in training_overlap("coco", RECORDS["glip-t"].training_data).notes[0]
 
 
 def test_images_and_files_are_compared_where_the_list_knows_them() -> None:
-    found = setting("custom", [{"name": "mine", "image_ids": [1, 2, 3]}], image_ids=[3, 4])
-    assert "1 of the images judged were trained on, such as 3" in found.meets[0]
-    assert setting("custom", [{"name": "mine", "sha256": "ab"}], annotations_sha256="ab").zero_shot is False
-    assert setting("custom", [{"name": "mine", "image_ids": [1]}], image_ids=[3, 4]).zero_shot is True
+    found = training_overlap("custom", [{"name": "mine", "image_ids": [1, 2, 3]}], image_ids=[3, 4])
+    assert "1 of the images judged were trained on, such as 3" in found.overlaps[0]
+    assert training_overlap("custom", [{"name": "mine", "sha256": "ab"}], annotations_sha256="ab").zero_shot is False
+    assert training_overlap("custom", [{"name": "mine", "image_ids": [1]}], image_ids=[3, 4]).zero_shot is True
 
 
 def test_the_report_refuses_the_word() -> None:

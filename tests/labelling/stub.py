@@ -10,29 +10,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 
 from openglip.errors import ImageError
 from openglip.images.read import read_image
+from openglip.predict.options import DetectOptions
 from openglip.structures.detections import Detections
 
 
 class StubDetector:
-    device = torch.device("cpu")
+    device = "cpu"
+    id = "stub"
     precision = "fp32"
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
-        self.model = SimpleNamespace(name="stub", state_dict=lambda: {"weight": torch.arange(4.0)})
+        self.backend = SimpleNamespace(name="stub", reads_phrases_alone=False, weights_sha256=lambda: "0" * 64)
 
-    def encode_text(self, names: list[str]) -> list[str]:
-        return names
+    def encode_text(self, names: list[str], **options: Any) -> tuple[str, ...]:
+        return tuple(names)
 
     def encode(self, content: bytes, **sides: Any) -> np.ndarray:
         return read_image(content)
 
     def stream(
-        self, images: Any, categories: Any = None, *, captions: Any = None, phrases: Any = None, **options: Any
+        self, images: Any, categories: Any = None, *, captions: Any = None, phrases: Any = None, options: DetectOptions
     ) -> Iterator[Detections]:
         for i, image in enumerate(images):
             time.sleep(self.seconds)
@@ -43,7 +44,7 @@ class StubDetector:
             except ImageError as error:
                 yield Detections([], [], [], words, None, caption, spans, error=str(error))  # type: ignore[arg-type]
                 continue
-            yield self._found(pixels, words, caption, spans, options["threshold"])
+            yield self._found(pixels, words, caption, spans, options.threshold)
 
     def _found(
         self, pixels: np.ndarray, words: tuple[str, ...], caption: str | None, spans: Any, threshold: float

@@ -20,8 +20,10 @@ def test_page_and_answers(pictures: Path, tmp_path: Path) -> None:
     first = page.read_text()
     write_page(tmp_path / "run", pictures, page, count=12, seed=1)
     assert page.read_text() == first
-    assert first.count("<figure") == 12
-    labels = json.loads(re.search(r"const labels=(\[.*\]);", first)[1])  # type: ignore[index]
+    data = json.loads(re.search(r"const \{ labels, images \} = (.*);", first)[1])  # type: ignore[index]
+    labels, images = data["labels"], data["images"]
+    assert len(images) == 12
+    assert all(x["caption"][x["begin"] : x["end"]] == label["phrase"] for x, label in zip(images, labels, strict=True))
     assert all(x["score"] > 0.5 and x["word"] == head_word(x["phrase"]) for x in labels)
     for i, x in enumerate(labels[:8]):
         x["answer"] = i < 6

@@ -79,22 +79,22 @@ def test_a_caption_longer_than_a_prompt_is_split_and_nothing_is_lost() -> None:
     caption = "A red fox, two dogs. " * 75
     found = find_phrases([caption], chunker="rules", max_phrases=1000)[0]
     assert len(found.spans) == 150
-    assert len(found.parts) == 3
-    assert found.parts[0][0] == 0
-    assert found.parts[-1][1] == len(caption)
-    assert all(a[1] == b[0] for a, b in zip(found.parts, found.parts[1:], strict=False))
-    for begin, end in found.parts:
+    assert len(found.chunks) == 3
+    assert found.chunks[0][0] == 0
+    assert found.chunks[-1][1] == len(caption)
+    assert all(a[1] == b[0] for a, b in zip(found.chunks, found.chunks[1:], strict=False))
+    for begin, end in found.chunks:
         tokenize(caption[begin:end])  # fits
         assert caption[:begin].rstrip()[-1:] in ("", ".")
-    assert all(any(p[0] <= b and e <= p[1] for p in found.parts) for b, e in found.spans)
+    assert all(any(p[0] <= b and e <= p[1] for p in found.chunks) for b, e in found.spans)
 
 
 @given(st.lists(st.text(max_size=300), max_size=4), st.integers(105, 120))
 def test_any_text(captions: list[str], limit: int) -> None:
     for caption, found in zip(captions, find_phrases(captions, chunker="rules", max_tokens=limit), strict=True):
         assert found.caption == caption
-        assert "".join(caption[b:e] for b, e in found.parts).strip() == caption.strip()
-        for begin, end in found.parts:
+        assert "".join(caption[b:e] for b, e in found.chunks).strip() == caption.strip()
+        for begin, end in found.chunks:
             assert len(tokenize(caption[begin:end], max_tokens=None)) <= limit
         assert all(caption[b:e].strip() == caption[b:e] != "" for b, e in found.spans)
         assert [find_phrases([caption], chunker="rules", max_tokens=limit)[0]] == [found]

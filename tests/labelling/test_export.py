@@ -9,7 +9,7 @@ from labelling.stub import fast
 from openglip.data.formats.odvg import read_odvg
 from openglip.data.formats.parquet import read_parquet
 from openglip.errors import ConfigError, DataError
-from openglip.labelling.export import from_review, lines_of, publish, to_review
+from openglip.labelling.export import lines_of, publish, read_review_tasks, write_review_tasks
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 
@@ -53,7 +53,7 @@ def test_published_labels_are_those_above_the_threshold(run: Path, pictures: Pat
 def test_parquet_holds_the_same(run: Path, pictures: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     publish(run, tmp_path / "odvg")
-    publish(run, tmp_path / "parquet", form="parquet")
+    publish(run, tmp_path / "parquet", format="parquet")
     one = [s for f in sorted((tmp_path / "odvg").iterdir()) for s in read_odvg(f, pictures)]
     two = list(read_parquet(tmp_path / "parquet"))
     for a, b in zip(one, two, strict=True):
@@ -65,14 +65,14 @@ def test_parquet_holds_the_same(run: Path, pictures: Path, tmp_path: Path) -> No
 
 def test_to_a_person_and_back(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
-    count = to_review(run, path, threshold=0.5, prefix="/photos/")
+    count = write_review_tasks(run, path, threshold=0.5, prefix="/photos/")
     tasks = json.loads(path.read_text())
     assert count == len(tasks) == len(lines(run))
     person = next(t for t in tasks if t["data"]["caption"].startswith("person battles"))
     assert {v["value"] for v in person["data"]["labels"]} <= {"person", "person (2)", "the production sedans"}
     for task in tasks[:-1]:  # a person accepts all, and never gets to the last
         task["annotations"] = [{"result": task["predictions"][0]["result"]}]
-    counts = from_review(_written(tasks, path), tmp_path / "back.jsonl")
+    counts = read_review_tasks(_written(tasks, path), tmp_path / "back.jsonl")
     assert counts["not_reviewed"] == 1
     back = [json.loads(x) for x in (tmp_path / "back.jsonl").read_text().splitlines()]
     assert regions(back, 0) == regions(lines(run)[:-1], 0.5)
@@ -81,21 +81,21 @@ def test_to_a_person_and_back(run: Path, tmp_path: Path) -> None:
 
 def test_new_and_bad_corrections(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
-    to_review(run, path, limit=1)
+    write_review_tasks(run, path, limit=1)
     (task,) = json.loads(path.read_text())
     value = {"x": 10, "y": 50, "width": 50, "height": 25, "rotation": 0, "rectanglelabels": ["red coat"]}
     task["annotations"] = [{"result": [{"type": "rectanglelabels", "value": value}]}]
-    from_review(_written([task], path), tmp_path / "back.jsonl")
+    read_review_tasks(_written([task], path), tmp_path / "back.jsonl")
     (region,) = json.loads((tmp_path / "back.jsonl").read_text())["grounding"]["regions"]
     assert region == {"bbox": [6.4, 24.0, 38.4, 36.0], "phrase": "red coat", "tokens_positive": [[13, 21]]}
     for change, message in (
-        ({"rotation": 9}, "task 1: a rectangle is turned by 9 degrees"),
+        ({"rotation": 9}, "task 1: a rectangle is rotated by 9 degrees"),
         ({"rectanglelabels": ["zebra"]}, "task 1: phrase 0, 'zebra', is not in the caption"),
         ({"x": "left"}, "task 1: TypeError|task 1: ValueError"),
     ):
         task["annotations"][0]["result"][0]["value"] = value | change
         with pytest.raises(DataError, match=message):
-            from_review(_written([task], path), tmp_path / "back.jsonl")
+            read_review_tasks(_written([task], path), tmp_path / "back.jsonl")
 
 
 def test_an_unfinished_run_is_not_published(run: Path, tmp_path: Path) -> None:

@@ -1,39 +1,33 @@
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import numpy as np
-import pytest
-from PIL import Image
 
 from openglip.labelling.filters import (
-    NO_REGIONS,
-    Candidate,
-    Regions,
-    agreeing,
+    NO_BOXES,
+    PhraseBoxes,
     at_least_side,
     at_least_words,
     at_most_share,
     best_per_phrase,
-    near_duplicates,
+    confirmed,
     one_phrase_per_box,
-    perceptual_hash,
 )
 
 SIZE = (100, 100)
 
 
-def regions(*rows: tuple[tuple[int, ...], int]) -> Regions:
+def regions(*rows: tuple[tuple[int, ...], int]) -> PhraseBoxes:
     """Boxes with their phrases, best first."""
-    return Regions(np.array([b for b, _ in rows], float), -np.arange(len(rows)) / 10, np.array([p for _, p in rows]))
+    return PhraseBoxes(
+        np.array([b for b, _ in rows], float), -np.arange(len(rows)) / 10, np.array([p for _, p in rows])
+    )
 
 
 def test_rules_of_pairs() -> None:
-    assert at_least_words(2)(Candidate("a cat", SIZE))
-    assert not at_least_words(3)(Candidate("a cat", SIZE))
-    assert at_least_side(100)(Candidate("", SIZE))
-    assert not at_least_side(101)(Candidate("", (200, 100)))
+    assert at_least_words(2)("a cat", SIZE)
+    assert not at_least_words(3)("a cat", SIZE)
+    assert at_least_side(100)("", SIZE)
+    assert not at_least_side(101)("", (200, 100))
 
 
 def test_rules_of_boxes() -> None:
@@ -42,37 +36,7 @@ def test_rules_of_boxes() -> None:
     assert at_most_share(0.9)(everything, SIZE).tolist() == [False, True, True, True]
     assert best_per_phrase(2)(everything, SIZE).tolist() == [True, True, True, False]
     assert one_phrase_per_box(0.8)(everything, SIZE).tolist() == [True, True, False, True]
-    assert one_phrase_per_box(0.8)(NO_REGIONS, SIZE).tolist() == []
+    assert one_phrase_per_box(0.8)(NO_BOXES, SIZE).tolist() == []
     seen = regions(((2, 0, 42, 88), 0), ((60, 60, 90, 90), 1))
-    assert agreeing(everything, seen).tolist() == [False, True, False, False]
-    assert agreeing(everything, NO_REGIONS).tolist() == [False] * 4
-
-
-def jpeg(image: Image.Image, quality: int) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def test_a_copy_has_nearly_the_same_hash(pictures: Path) -> None:
-    hashes, copies = [], []
-    for path in sorted(pictures.glob("*.jpg"))[:7]:
-        image = Image.open(path).resize((400, 300), Image.Resampling.BICUBIC)
-        hashes.append(perceptual_hash(jpeg(image, 95)))
-        copies.append(perceptual_hash(jpeg(image.resize((150, 112)), 60)))
-    together = np.array(hashes + copies, np.uint64)
-    assert near_duplicates(together).tolist() == [-1] * 7 + list(range(7))
-    assert near_duplicates(np.array(copies, np.uint64), np.array(hashes, np.uint64)).tolist() == list(range(7, 14))
-    assert perceptual_hash(b"no picture") is None
-
-
-@pytest.mark.parametrize("distance", [0, 1, 3])
-def test_near_duplicates_against_all_pairs(distance: int) -> None:
-    generator = np.random.default_rng(1)
-    base = generator.integers(0, 2**63, 40, np.uint64)
-    flips = [sum(1 << int(b) for b in generator.choice(64, k, replace=False)) for k in generator.integers(0, 6, 300)]
-    hashes = base[generator.integers(0, 40, 300)] ^ np.array(flips, np.uint64)
-    found = near_duplicates(hashes, distance=distance)
-    for i, earlier in enumerate(found.tolist()):
-        near = [j for j in range(i) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= distance]
-        assert earlier == (near[0] if near else -1)
+    assert confirmed(everything, seen).tolist() == [False, True, False, False]
+    assert confirmed(everything, NO_BOXES).tolist() == [False] * 4

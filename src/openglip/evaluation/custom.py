@@ -1,4 +1,4 @@
-"""Any data set of one's own: COCO figures, thresholds that maximise F1, false alarms, calibration."""
+"""Any data set: COCO figures, and the thresholds that maximise F1, false alarms, calibration."""
 
 from __future__ import annotations
 
@@ -6,70 +6,75 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from openglip.evaluation.coco import Figures, Scores, coco
-from openglip.evaluation.matching import Bools, Floats, Found, Ints, Truth, match, sort_found
+from openglip.evaluation.coco import MAX_DETECTIONS, Figures, Scores, score_coco
+from openglip.evaluation.matching import Bools, Floats, GroundTruth, Ints, Predictions, match, sort_predictions
 from openglip.evaluation.read import Annotations
 
-IOU, BINS, CAP = 0.5, 10, 100
+IOU, BINS = 0.5, 10
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Every found box with what became of it at one IoU threshold, sorted by class, image and falling score.
+    """What became of every predicted box at one IoU threshold.
 
-    found: the boxes; partner: row of `truth` that it matched, -1 for none; right: it matched a box that counts;
-    counted: it counts at all (what matched a crowd does not). truth: sorted by class and image.
+    Attributes:
+        predictions: N boxes, sorted by class, image and falling score.
+        truth: M boxes, sorted by class and image.
+        matches: Row of the true box that each predicted box matched, -1 for none, N.
+        correct: Whether the box matched a true box that counts, N.
+        counted: Whether the box counts at all, N; a box that matched a crowd does not.
     """
 
-    found: Found
-    truth: Truth
-    partner: Ints
-    right: Bools
+    predictions: Predictions
+    truth: GroundTruth
+    matches: Ints
+    correct: Bools
     counted: Bools
 
 
-def outcomes(truth: Truth, found: Found, iou: float = IOU) -> Outcomes:
-    """Match at one threshold, over all sizes."""
+def match_all(truth: GroundTruth, predictions: Predictions, iou: float = IOU) -> Outcomes:
+    """Match at one IoU threshold, over all box sizes."""
     truth = truth.take(np.lexsort((truth.image, truth.category)))
-    found = found.take(sort_found(found, CAP)[0])
-    partner = match(truth, found, np.array([iou]), ~truth.ignore[:, None])[:, 0, 0].astype(np.int64)
-    counted = (partner < 0) | ~truth.ignore[partner] if len(truth.image) else np.ones(len(found), bool)
-    return Outcomes(found, truth, partner, (partner >= 0) & counted, counted)
+    predictions = predictions.take(sort_predictions(predictions, MAX_DETECTIONS)[0])
+    matches = match(truth, predictions, np.array([iou]), ~truth.ignore[:, None])[:, 0, 0].astype(np.int64)
+    counted = (matches < 0) | ~truth.ignore[matches] if len(truth.image) else np.ones(len(predictions), bool)
+    return Outcomes(predictions, truth, matches, (matches >= 0) & counted, counted)
 
 
-def custom(annotations: Annotations, found: Found) -> Scores:
+def score_custom(annotations: Annotations, predictions: Predictions) -> Scores:
     """COCO's twelve figures, F1 at the best threshold per class, false alarms, calibration.
 
-    The thresholds stand in the protocol.
+    `false_alarm_rate` is the share of the images without an object of a class on which the class is reported above its
+    threshold, averaged over the classes that some image lacks. `calibration_error` is that of `calibration_error`.
 
-    false_alarm_rate: of the images without an object of a class, the share on which it is reported above its threshold;
-    mean over the classes that some image lacks. calibration_error: mean distance between score and precision at IoU
-    0.5 in ten bins of the score, weighted by their sizes; -1 when a score lies outside 0 to 1 or nothing was found.
+    Returns:
+        The scores; their protocol holds the thresholds.
     """
-    found = judged_rows(annotations, found)
-    base = coco(annotations, found)
-    result = outcomes(annotations.truth, found)
-    everything = np.ones(len(result.found), bool)
-    fallback = _best_cut(result, everything, int((~result.truth.ignore).sum()))[0]
+    predictions = judged_predictions(annotations, predictions)
+    base = score_coco(annotations, predictions)
+    outcomes = match_all(annotations.truth, predictions)
+    every_row = np.ones(len(outcomes.predictions), bool)
+    fallback, _ = _best_threshold(outcomes, every_row, int((~outcomes.truth.ignore).sum()))
     thresholds: dict[str, float] = {}
     per_category: dict[str, Figures] = {}
     for k, name in enumerate(annotations.names):
-        mine, objects = result.found.category == k, (result.truth.category == k)
-        positives = int((objects & ~result.truth.ignore).sum())
-        cut, best = _best_cut(result, mine, positives)
-        thresholds[name] = cut if positives and best["F1"] > 0 else fallback
-        absent = (
-            np.ones(len(annotations.images), bool) if annotations.judged is None else annotations.judged[:, k].copy()
-        )
-        absent[result.truth.image[objects]] = False
-        alarmed = np.unique(result.found.image[mine & (result.found.scores > thresholds[name])])
-        rate = float(absent[alarmed].sum() / absent.sum()) if absent.any() else -1.0
-        own: Figures = {**best, "threshold": thresholds[name], "false_alarm_rate": rate}
-        per_category[name] = base.per_category[name] | own
+        rows, objects = outcomes.predictions.category == k, outcomes.truth.category == k
+        positives = int((objects & ~outcomes.truth.ignore).sum())
+        threshold, best = _best_threshold(outcomes, rows, positives)
+        thresholds[name] = threshold if positives and best["F1"] > 0 else fallback
+        absent = np.ones(len(annotations.images), bool)
+        if annotations.judged is not None:
+            absent = annotations.judged[:, k].copy()
+        absent[outcomes.truth.image[objects]] = False
+        alarms = np.unique(outcomes.predictions.image[rows & (outcomes.predictions.scores > thresholds[name])])
+        rate = float(absent[alarms].sum() / absent.sum()) if absent.any() else -1.0
+        additional = {**best, "threshold": thresholds[name], "false_alarm_rate": rate}
+        per_category[name] = base.per_category[name] | additional
+    scores, correct = outcomes.predictions.scores[outcomes.counted], outcomes.correct[outcomes.counted]
     figures = base.figures | {
-        "F1": _mean([c["F1"] for c in per_category.values()]),
-        "false_alarm_rate": _mean([c["false_alarm_rate"] for c in per_category.values()]),
-        "calibration_error": calibration_error(result.found.scores[result.counted], result.right[result.counted]),
+        "F1": _mean([figures["F1"] for figures in per_category.values()]),
+        "false_alarm_rate": _mean([figures["false_alarm_rate"] for figures in per_category.values()]),
+        "calibration_error": calibration_error(scores, correct),
     }
     protocol = {
         **base.protocol,
@@ -84,9 +89,11 @@ def custom(annotations: Annotations, found: Found) -> Scores:
     return Scores(figures, per_category, protocol)
 
 
-def judged_rows(annotations: Annotations, found: Found) -> Found:
-    """Found boxes of classes that are labelled on their picture."""
-    return found if annotations.judged is None else found.take(annotations.judged[found.image, found.category])
+def judged_predictions(annotations: Annotations, predictions: Predictions) -> Predictions:
+    """The predicted boxes of classes that are labelled on their image."""
+    if annotations.judged is None:
+        return predictions
+    return predictions.take(annotations.judged[predictions.image, predictions.category])
 
 
 def _mean(values: list[float]) -> float:
@@ -94,34 +101,45 @@ def _mean(values: list[float]) -> float:
     return float(np.mean(defined)) if defined else -1.0
 
 
-def _best_cut(result: Outcomes, rows: Bools, positives: int) -> tuple[float, Figures]:
-    """The threshold (results above it are kept) with the highest F1, of equal ones the highest, and what it gives."""
+def _best_threshold(outcomes: Outcomes, rows: Bools, positives: int) -> tuple[float, Figures]:
+    """The threshold that gives the highest F1 (of equal ones the highest), and the figures there.
+
+    Args:
+        outcomes: Matched boxes.
+        rows: The predicted boxes to look at; those above the threshold are kept.
+        positives: Number of true boxes.
+    """
     if not positives:
         return 0.5, {"F1": -1.0, "precision": -1.0, "recall": -1.0}
-    rows = rows & result.counted
-    order = np.argsort(-result.found.scores[rows], kind="stable")
-    scores, right = result.found.scores[rows][order], result.right[rows][order]
-    last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # a cut never parts equal scores
-    if not right.any():
+    rows = rows & outcomes.counted
+    order = np.argsort(-outcomes.predictions.scores[rows], kind="stable")
+    scores, correct = outcomes.predictions.scores[rows][order], outcomes.correct[rows][order]
+    last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # a threshold never separates equal scores
+    if not correct.any():
         return 0.5, {"F1": 0.0, "precision": 0.0, "recall": 0.0}
-    hits, kept = np.cumsum(right)[last], np.flatnonzero(last) + 1
-    f1 = 2 * hits / (kept + positives)
+    hits, counts = np.cumsum(correct)[last], np.flatnonzero(last) + 1
+    f1 = 2 * hits / (counts + positives)
     at = int(np.argmax(f1))
     high = scores[last][at]
     low = scores[last][at + 1] if at + 1 < len(f1) else min(0.0, high - 1)
     middle = float((high + low) / 2)
-    threshold = middle if middle < high else float(low)
-    return threshold, {
-        "F1": float(f1[at]),
-        "precision": float(hits[at] / kept[at]),
-        "recall": float(hits[at] / positives),
-    }
+    figures = {"F1": f1[at], "precision": hits[at] / counts[at], "recall": hits[at] / positives}
+    return middle if middle < high else float(low), {name: float(value) for name, value in figures.items()}
 
 
-def calibration_error(scores: Floats, right: Bools) -> float:
-    """Expected calibration error of detections over ten equal bins of the score."""
+def calibration_error(scores: Floats, correct: Bools) -> float:
+    """Expected calibration error of detections.
+
+    Args:
+        scores: N.
+        correct: Whether each detection is right, N.
+
+    Returns:
+        The mean distance between score and precision in ten equal bins of the score, weighted by the number of
+        detections; -1 without detections and for scores outside 0 to 1.
+    """
     if not len(scores) or scores.min() < 0 or scores.max() > 1:
         return -1.0
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
-    sums = [np.bincount(bins, weights, BINS) for weights in (scores, right.astype(float))]
+    sums = [np.bincount(bins, weights, BINS) for weights in (scores, correct.astype(float))]
     return float(np.abs(sums[0] - sums[1]).sum() / len(scores))

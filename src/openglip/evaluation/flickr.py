@@ -1,7 +1,7 @@
 """Flickr30k Entities: Recall@1/5/10 and its upper bound, any-box and merged-box, over all phrases and per type.
 
 A phrase is hit at k when one of its k best boxes has an IoU of 0.5 (plain widths) with any of its true boxes (any-box,
-GLIP's table) or with the box around all of them (merged-box). Phrases without boxes do not count. Source: MDETR's
+GLIP's table) or with the box around all of them (merged-box). Phrases without boxes do not count. JsonSource: MDETR's
 evaluator, as GLIP uses it.
 """
 
@@ -19,7 +19,7 @@ from openglip.data.formats.coco import load_coco
 from openglip.data.formats.flickr30k import Entities, parse_boxes
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores
-from openglip.evaluation.read import STRICT, Source, describe, entries
+from openglip.evaluation.read import STRICT, JsonSource, iterate_entries, source_name
 from openglip.structures import boxes as bx
 
 TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
@@ -102,13 +102,13 @@ def _number(stem: str) -> int | str:
     return int(stem) if re.fullmatch(r"\d+", stem) else stem
 
 
-def flickr(sentences: Sequence[Sentence], known: Collection[str], predictions: Source) -> Scores:
+def score_flickr(sentences: Sequence[Sentence], known: Collection[str], predictions: JsonSource) -> Scores:
     """Recalls of ranked boxes: a list of `{"image_id", "sentence_id", "boxes": [per phrase: [[x1, y1, x2, y2], ...]]}`.
 
     known: ids of all images of the source; predictions of those that are not asked for are passed over. Raises
     DataError naming file and sentence: missing, unknown or there twice, a wrong number of phrases, boxes not finite.
     """
-    place = describe(predictions, "predictions")
+    place = source_name(predictions, "predictions")
     found = _read(predictions, place, {(str(s.image_id), s.number): s for s in sentences}, known)
     hits: dict[tuple[str, ...], list[bool]] = {}
     for sentence in sentences:
@@ -140,11 +140,11 @@ def flickr(sentences: Sequence[Sentence], known: Collection[str], predictions: S
 
 
 def _read(
-    predictions: Source, place: str, expected: Mapping[tuple[str, int], Sentence], known: Collection[str]
+    predictions: JsonSource, place: str, expected: Mapping[tuple[str, int], Sentence], known: Collection[str]
 ) -> dict[tuple[str, int], list[np.ndarray]]:
     found: dict[tuple[str, int], list[np.ndarray]] = {}
     asked = {image for image, _ in expected}
-    for number, row in enumerate(entries(predictions)):
+    for number, row in enumerate(iterate_entries(predictions)):
         try:
             key, lists = (str(row["image_id"]), int(row["sentence_id"])), row["boxes"]  # type: ignore[index, call-overload]
             tables = [np.array(boxes, np.float64).reshape(-1, 4) for boxes in lists]

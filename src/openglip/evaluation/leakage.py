@@ -1,7 +1,7 @@
-"""Whether a result may be called zero-shot: the training list of the weights against the benchmark's images and boxes.
+"""Whether a result may be called zero-shot: compares the training data with the benchmark's images and boxes.
 
-Zero-shot means here: no image and no box of the benchmark's data set was trained on. That its classes were (Objects365
-covers COCO's) is no leak by this rule, and is written out. Source of what holds what: the data sets' own papers.
+Zero-shot means here: no image and no box of the benchmark's data set was trained on. Training on its classes
+(Objects365 covers COCO's) is allowed by this rule, and noted. Which data set contains which is from their papers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# A list that names COCO only to say that its images were taken out.
+# A data set whose name mentions COCO only to say that its images were removed.
 _NO_COCO = re.compile(r"(?:without|minus|no|excluding)\s+coco|coco\s+images?\s+(?:removed|left out)", re.IGNORECASE)
 _COCO_BOXES = (r"\bcoco", "its boxes are COCO's")
 _COCO_IMAGES = (
@@ -19,7 +19,7 @@ _COCO_IMAGES = (
     (r"\blvis", "its images are COCO's"),
     (r"refcoco|refer ?it", "its images are COCO train2014's"),
 )
-_MEETS: dict[str, tuple[tuple[str, str], ...]] = {
+_OVERLAPS: dict[str, tuple[tuple[str, str], ...]] = {
     "coco": (_COCO_BOXES, *_COCO_IMAGES),
     "coco-ov": (
         _COCO_BOXES,
@@ -38,8 +38,8 @@ _MEETS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "refcoco": ((r"\bcoco", "RefCOCO's images are COCO train2014's"), *_COCO_IMAGES),
 }
-_COCO_SETS = ("coco", "coco-ov", "lvis", "refcoco")
-_CLASSES: dict[str, tuple[str, str]] = {
+_COCO_BENCHMARKS = ("coco", "coco-ov", "lvis", "refcoco")
+_SHARED_CLASSES: dict[str, tuple[str, str]] = {
     "coco": (
         r"objects365|\bo365|fourods|goldg|openimages",
         "boxes of COCO's classes, on other images, were trained on",
@@ -48,41 +48,54 @@ _CLASSES: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Setting:
-    """zero_shot: None when the training data is not known. meets: what meets, and why. notes: what else to say."""
+class TrainingOverlap:
+    """What the training data and a benchmark have in common.
+
+    Attributes:
+        zero_shot: Whether they have no images or boxes in common; None when the training data is unknown.
+        overlaps: Each training data set that overlaps the benchmark, with the reason.
+        notes: What else a reader should know.
+    """
 
     zero_shot: bool | None
-    meets: tuple[str, ...] = ()
+    overlaps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def setting(
+def training_overlap(
     benchmark: str,
-    training: Sequence[str | Mapping[str, object]] | None,
+    training_data: Sequence[str | Mapping[str, object]] | None,
     image_ids: Sequence[object] = (),
     annotations_sha256: str | None = None,
-) -> Setting:
-    """Judge a run. training: the weights' list: names of data sets, or records with "name" and what more is known
-    ("image_ids" of the same data set, "sha256" of its annotation file); None: not known."""
-    if not training:
-        return Setting(None, notes=("the training data is not known",))
-    meets, notes = [], []
-    own = {str(i) for i in image_ids}
-    for entry in training:
+) -> TrainingOverlap:
+    """Compare a list of training data with a benchmark.
+
+    Args:
+        benchmark: Name of the benchmark.
+        training_data: Names of data sets, or mappings with "name" and, where known, "image_ids" (of the same data set)
+            and "sha256" (of its annotation file); None when unknown.
+        image_ids: Ids of the images that are evaluated.
+        annotations_sha256: Digest of the annotation file.
+    """
+    if not training_data:
+        return TrainingOverlap(None, notes=("the training data is not known",))
+    overlaps, notes = [], []
+    evaluated_ids = {str(i) for i in image_ids}
+    for entry in training_data:
         record = entry if isinstance(entry, Mapping) else {"name": entry}
         name = str(record.get("name", record))
         head = name.split("(")[0]
-        rules = () if benchmark in _COCO_SETS and _NO_COCO.search(name) else _MEETS.get(benchmark, ())
-        for pattern, why in rules:
+        without_coco = benchmark in _COCO_BENCHMARKS and _NO_COCO.search(name)
+        for pattern, reason in () if without_coco else _OVERLAPS.get(benchmark, ()):
             if re.search(pattern, head, re.IGNORECASE):
-                meets.append(f"{name}: {why}")
+                overlaps.append(f"{name}: {reason}")
                 break
-        listed = record.get("image_ids")
-        if isinstance(listed, Sequence) and (shared := own & {str(i) for i in listed}):
-            meets.append(f"{name}: {len(shared)} of the images judged were trained on, such as {min(shared)}")
+        trained_ids = record.get("image_ids")
+        if isinstance(trained_ids, Sequence) and (shared := evaluated_ids & {str(i) for i in trained_ids}):
+            overlaps.append(f"{name}: {len(shared)} of the images judged were trained on, such as {min(shared)}")
         if annotations_sha256 and record.get("sha256") == annotations_sha256:
-            meets.append(f"{name}: it is the very annotation file that is judged")
-        pattern, what = _CLASSES.get(benchmark, (r"(?!)", ""))
+            overlaps.append(f"{name}: it is the very annotation file that is judged")
+        pattern, note = _SHARED_CLASSES.get(benchmark, (r"(?!)", ""))
         if re.search(pattern, head, re.IGNORECASE):
-            notes.append(f"{name}: {what}")
-    return Setting(not meets, tuple(meets), tuple(notes))
+            notes.append(f"{name}: {note}")
+    return TrainingOverlap(not overlaps, tuple(overlaps), tuple(notes))

@@ -1,8 +1,9 @@
-"""LVIS box figures: fixed AP (no cap per image, 10,000 per class over the set) and standard AP (300 per image).
+"""LVIS box figures: fixed AP (10,000 per class over the set, no limit per image) and standard AP (300 per image).
 
-The two share a name in the literature and differ by points; both are given, always labelled. Federated rule of both: a
-class counts in an image only where it is annotated or listed as absent (`neg_category_ids`); where it is not labelled
-exhaustively, what matches nothing is ignored. Source: lvis-dataset/lvis-api; Dave et al. 2021 for fixed AP.
+The literature calls both AP, and they differ by points; reports hold both, always labelled. Both follow the federated
+rule: a class counts in an image only where it is annotated or listed as absent (`neg_category_ids`); where it is not
+labelled exhaustively, a box that matches nothing is ignored. Source: lvis-dataset/lvis-api; Dave et al. 2021 for fixed
+AP.
 """
 
 from __future__ import annotations
@@ -14,60 +15,86 @@ import numpy as np
 
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores, category_figures
-from openglip.evaluation.matching import Bools, Curves, Found, Ints, Truth, curves, rank_in_runs
+from openglip.evaluation.matching import (
+    Bools,
+    Curves,
+    GroundTruth,
+    Ints,
+    Predictions,
+    precision_recall,
+    rank_in_runs,
+)
 from openglip.evaluation.read import Annotations, Record, concatenate
 
 PER_CLASS, PER_IMAGE = 10_000, 300
-SLACK = 2_000_000  # rows beyond what is kept before the surplus is dropped
+SLACK = 2_000_000  # rows that may be held beyond those that remain
 
 
-class Best:
-    """The n highest-scoring rows of each group of a stream; of equal scores the first ones stay."""
+class TopRows:
+    """The highest-scoring boxes of each class or image of a stream; of equal scores the first ones stay.
 
-    def __init__(self, by: Literal["category", "image"], n: int) -> None:
-        self._by, self._n = by, n
-        self._parts: list[Found] = []
+    Args:
+        by: What groups the boxes.
+        count: Number of boxes per group.
+    """
+
+    def __init__(self, by: Literal["category", "image"], count: int) -> None:
+        self._by, self._count = by, count
+        self._batches: list[Predictions] = []
         self._rows = self._limit = 0
 
-    def add(self, part: Found) -> None:
-        self._parts.append(part)
-        self._rows += len(part)
+    def add(self, batch: Predictions) -> None:
+        """Take the next boxes of the stream."""
+        self._batches.append(batch)
+        self._rows += len(batch)
         if self._rows > self._limit + SLACK:
-            kept = self.result()
-            self._parts, self._rows, self._limit = [kept], len(kept), len(kept)
+            top = self.result()
+            self._batches, self._rows, self._limit = [top], len(top), len(top)
 
-    def result(self) -> Found:
-        """What is kept, in the order of the stream."""
-        found = concatenate(self._parts)
-        group = getattr(found, self._by)
-        order = np.lexsort((-found.scores, group))
-        return found.take(np.sort(order[rank_in_runs(group[order]) < self._n]))
+    def result(self) -> Predictions:
+        """The boxes that remain, in the order of the stream."""
+        boxes = concatenate(self._batches)
+        group = getattr(boxes, self._by)
+        order = np.lexsort((-boxes.scores, group))
+        return boxes.take(np.sort(order[rank_in_runs(group[order]) < self._count]))
 
 
-def lvis(
-    annotations: Annotations, parts: Iterable[Found], *, per_class: int = PER_CLASS, per_image: int = PER_IMAGE
+def score_lvis(
+    annotations: Annotations,
+    batches: Iterable[Predictions],
+    *,
+    per_class: int = PER_CLASS,
+    per_image: int = PER_IMAGE,
 ) -> Scores:
-    """Fixed and standard AP, APr/c/f of both; `parts` is read once, so that a set of any size fits.
+    """Fixed and standard AP, and the figures by frequency, IoU and size of both.
 
-    Raises DataError naming file and id when an image lacks its lists of absent and of not exhaustively labelled
-    classes, or a category its frequency.
+    Args:
+        annotations: Of an LVIS file.
+        batches: The predicted boxes; read once, so that a set of any size fits into memory.
+        per_class: Boxes per class over the set, for fixed AP.
+        per_image: Boxes per image, for standard AP.
+
+    Raises:
+        DataError: An image lacks its list of absent or of not exhaustively labelled classes, or a category its
+            frequency; the message names file and id.
     """
     judged, lenient = _federation(annotations)
     groups = _frequencies(annotations)
-    truth = annotations.truth
-    fixed, standard = Best("category", per_class), Best("image", per_image)
-    for part in parts:
-        fixed.add(part)
-        standard.add(part)
+    fixed, standard = TopRows("category", per_class), TopRows("image", per_image)
+    for batch in batches:
+        fixed.add(batch)
+        standard.add(batch)
     figures: dict[str, float] = {}
     per_category: dict[str, Figures] = {name: {} for name in annotations.names}
-    for suffix, best in (("_fixed", fixed), ("", standard)):
-        found = best.result()
-        found = found.take(judged[found.image, found.category])
-        lenient_rows = lenient[found.image, found.category]
-        result = curves(truth, found, len(annotations.names), cap=None, tops=(None,), lenient=lenient_rows)
-        figures |= {name + suffix: value for name, value in _figures(result, groups).items()}
-        for name, values in category_figures(result, annotations.names).items():
+    for suffix, top in (("_fixed", fixed), ("", standard)):
+        boxes = top.result()
+        boxes = boxes.take(judged[boxes.image, boxes.category])
+        lenient_rows = lenient[boxes.image, boxes.category]
+        curves = precision_recall(
+            annotations.truth, boxes, len(annotations.names), cap=None, tops=(None,), lenient=lenient_rows
+        )
+        figures |= {name + suffix: value for name, value in _figures(curves, groups).items()}
+        for name, values in category_figures(curves, annotations.names).items():
             per_category[name] |= {key + suffix: value for key, value in values.items()}
     protocol = {
         "metric": "box AP over IoU 0.50:0.95, federated, lvis-api's rules",
@@ -77,22 +104,22 @@ def lvis(
     return Scores(figures, per_category, protocol)
 
 
-def standard_rows(annotations: Annotations, parts: Iterable[Found]) -> tuple[Truth, Found]:
-    """True and found boxes as standard AP judges them: 300 in an image, those of classes not judged there left out."""
-    best = Best("image", PER_IMAGE)
-    for part in parts:
-        best.add(part)
-    found = best.result()
-    return annotations.truth, found.take(_federation(annotations)[0][found.image, found.category])
+def standard_boxes(annotations: Annotations, batches: Iterable[Predictions]) -> tuple[GroundTruth, Predictions]:
+    """True and predicted boxes as standard AP takes them: 300 per image, without classes that do not count there."""
+    top = TopRows("image", PER_IMAGE)
+    for batch in batches:
+        top.add(batch)
+    boxes = top.result()
+    return annotations.truth, boxes.take(_federation(annotations)[0][boxes.image, boxes.category])
 
 
 def in_minival(image: Record) -> bool:
-    """Whether an image lies in COCO val2017 by its url: 4,809 of the 19,809 images of LVIS v1 val."""
+    """Whether an image is in COCO val2017 by its url: 4,809 of the 19,809 images of LVIS v1 val are."""
     return "/val2017/" in "/" + str(image.get("coco_url", ""))
 
 
 def _federation(annotations: Annotations) -> tuple[Bools, Bools]:
-    """images x classes: where a class is judged, and where an unmatched box of it is ignored."""
+    """images x classes: where a class counts, and where a box of it that matches nothing is ignored."""
     shape = len(annotations.images), len(annotations.names)
     judged, lenient = np.zeros(shape, bool), np.zeros(shape, bool)
     judged[annotations.truth.image, annotations.truth.category] = True
@@ -100,28 +127,31 @@ def _federation(annotations: Annotations) -> tuple[Bools, Bools]:
         for key, table in (("neg_category_ids", judged), ("not_exhaustive_category_ids", lenient)):
             ids = image.get(key)
             if not isinstance(ids, Sequence):
-                raise DataError(f"{annotations.place}: image {image['id']} has no list {key!r}: is this an LVIS file?")
-            for k in ids:
-                if k not in annotations.category_index:
-                    raise DataError(f"{annotations.place}: image {image['id']}: no such category in {key}: {k!r}")
-                table[i, annotations.category_index[k]] = True
+                raise DataError(f"{annotations.source}: image {image['id']} has no list {key!r}: is this an LVIS file?")
+            for category_id in ids:
+                if category_id not in annotations.category_index:
+                    raise DataError(
+                        f"{annotations.source}: image {image['id']}: no such category in {key}: {category_id!r}"
+                    )
+                table[i, annotations.category_index[category_id]] = True
     return judged, lenient
 
 
 def _frequencies(annotations: Annotations) -> dict[str, Ints]:
+    """Indices of the rare, common and frequent categories."""
     groups: dict[str, list[int]] = {"r": [], "c": [], "f": []}
     for k, category in enumerate(annotations.categories):
         if category.get("frequency") not in groups:
-            raise DataError(f"{annotations.place}: category {category['id']} has no frequency r, c or f")
+            raise DataError(f"{annotations.source}: category {category['id']} has no frequency r, c or f")
         groups[str(category["frequency"])].append(k)
     return {name: np.array(members, np.int64) for name, members in groups.items()}
 
 
-def _figures(result: Curves, groups: Mapping[str, Ints]) -> Figures:
+def _figures(curves: Curves, groups: Mapping[str, Ints]) -> Figures:
     return {
-        "AP": result.ap(),
-        **{f"AP{name}": result.ap(categories=members) for name, members in groups.items()},
-        **{"AP50": result.ap(0.5), "AP75": result.ap(0.75)},
-        **{f"AP{name}": result.ap(area=a) for name, a in (("s", 1), ("m", 2), ("l", 3))},
-        **{f"AR{name}": result.ar(area=a) for name, a in (("", 0), ("s", 1), ("m", 2), ("l", 3))},
+        "AP": curves.ap(),
+        **{f"AP{name}": curves.ap(categories=members) for name, members in groups.items()},
+        **{"AP50": curves.ap(0.5), "AP75": curves.ap(0.75)},
+        **{f"AP{name}": curves.ap(area=a) for name, a in (("s", 1), ("m", 2), ("l", 3))},
+        **{f"AR{name}": curves.ar(area=a) for name, a in (("", 0), ("s", 1), ("m", 2), ("l", 3))},
     }

@@ -1,8 +1,8 @@
-"""Greedy matching of found boxes with true ones, and the curves that follow: the one matcher behind every AP figure.
+"""Greedy matching of predicted with ground-truth boxes, and precision and recall: the matcher behind every AP figure.
 
-The rules are those of cocodataset/cocoapi (with `lenient`, and no crowds, those of lvis-dataset/lvis-api), down to the
-last bit of each intersection over union. Loops over images, classes and thresholds are array operations here: a round
-gives every (image, class) group its next detection at once, for all thresholds and area ranges.
+The rules are those of cocodataset/cocoapi (with `lenient` and without crowds, those of lvis-dataset/lvis-api), exact to
+the last bit of each intersection over union. Loops over images, classes and thresholds are array operations here: one
+round handles the next detection of every (image, class) group, for all thresholds and area ranges at once.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ Bools = NDArray[np.bool_]
 
 IOU_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS: Floats = np.linspace(0.0, 1.0, 101)
-AREAS = ("all", "small", "medium", "large")
-AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))  # both ends belong to the range
-BLOCK_FOUND, BLOCK_PAIRS = 200_000, 2_000_000  # bound the memory of one block of classes
+# All, small, medium, large; both ends belong to a range.
+AREA_RANGES = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+# These bound the memory of one block of classes.
+BLOCK_BOXES, BLOCK_PAIRS = 200_000, 2_000_000
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The boxes to find, one row each.
+class GroundTruth:
+    """The annotated boxes of a set of images, one row per box.
 
-    image, category: indices N. boxes: N x 4 float64, x, y, width, height in pixels. area: N, what area ranges look at
-    (of the mask where there is one). crowd: N, takes any number of detections. ignore: N, counts neither way.
+    Attributes:
+        image: Index of the image, N.
+        category: Index of the category, N.
+        boxes: N x 4, x, y, width, height in pixels.
+        area: Area that the area ranges refer to, N; of the mask where there is one.
+        crowd: Whether the box is a crowd, which any number of detections may match, N.
+        ignore: Whether the box counts neither as hit nor as miss, N.
     """
 
     image: Ints
@@ -40,21 +46,30 @@ class Truth:
     crowd: Bools
     ignore: Bools
 
-    def take(self, rows: Ints | Bools | slice) -> Truth:
-        return Truth(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+    def take(self, rows: Ints | Bools | slice) -> GroundTruth:
+        """The boxes of some rows."""
+        return GroundTruth(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
-class Found:
-    """The boxes found, one row each, in the order of the file. Fields as in `Truth`; scores: N float64."""
+class Predictions:
+    """The predicted boxes of a set of images, one row per box, in the order of their file.
+
+    Attributes:
+        image: Index of the image, N.
+        category: Index of the category, N.
+        boxes: N x 4, x, y, width, height in pixels.
+        scores: N.
+    """
 
     image: Ints
     category: Ints
     boxes: Floats
     scores: Floats
 
-    def take(self, rows: Ints | Bools | slice) -> Found:
-        return Found(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+    def take(self, rows: Ints | Bools | slice) -> Predictions:
+        """The boxes of some rows."""
+        return Predictions(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -62,18 +77,32 @@ class Found:
 
 @dataclass(frozen=True)
 class Curves:
-    """precision: thresholds x recalls x classes x areas. recall: thresholds x classes x areas x tops. -1: undefined."""
+    """Precision and recall; -1 where a class has no boxes in an area range.
+
+    Attributes:
+        precision: IoU thresholds x recall points x classes x area ranges.
+        recall: IoU thresholds x classes x area ranges x numbers of detections.
+    """
 
     precision: Floats
     recall: Floats
 
     def ap(self, iou: float | None = None, area: int = 0, categories: Ints | slice = slice(None)) -> float:
-        """Average precision over what is defined, -1 when nothing is."""
+        """Average precision.
+
+        Args:
+            iou: One of the IoU thresholds; None averages over all of them.
+            area: Index of the area range.
+            categories: Indices of the categories to average over.
+
+        Returns:
+            The mean of the entries that are defined, -1 when none is.
+        """
         at = slice(None) if iou is None else np.isclose(IOU_THRESHOLDS, iou)
         return mean_defined(self.precision[at][:, :, categories, area])
 
     def ar(self, top: int = -1, area: int = 0) -> float:
-        """Average recall for the given index into `tops`."""
+        """Average recall; `top` is an index into the numbers of detections, `area` into the area ranges."""
         return mean_defined(self.recall[:, :, area, top])
 
 
@@ -83,69 +112,87 @@ def mean_defined(values: Floats) -> float:
     return float(defined.mean()) if defined.size else -1.0
 
 
-def sort_found(found: Found, cap: int | None = None) -> tuple[Ints, Ints]:
-    """Rows by class, image and falling score (equal scores as they came), `cap` at most of a class in an image.
+def sort_predictions(predictions: Predictions, cap: int | None = None) -> tuple[Ints, Ints]:
+    """Sort by class, then image, then falling score; equal scores stay in their order.
 
-    Returns the row numbers and each one's rank (from 0) within its class and image.
+    Args:
+        predictions: N boxes.
+        cap: The number of boxes per class and image to keep, best first; None keeps all.
+
+    Returns:
+        The row numbers that remain, in the new order, and the rank of each (from 0) within its class and image.
     """
-    order = np.lexsort((-found.scores, found.image, found.category))
-    image, category = found.image[order], found.category[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (image[1:] != image[:-1]) | (category[1:] != category[:-1])
-    rank = rank_in_runs(np.cumsum(new))
-    kept = slice(None) if cap is None else rank < cap
-    return order[kept], rank[kept]
+    order = np.lexsort((-predictions.scores, predictions.image, predictions.category))
+    image, category = predictions.image[order], predictions.category[order]
+    starts = np.ones(len(order), bool)
+    starts[1:] = (image[1:] != image[:-1]) | (category[1:] != category[:-1])
+    rank = rank_in_runs(np.cumsum(starts))
+    remaining = slice(None) if cap is None else rank < cap
+    return order[remaining], rank[remaining]
 
 
-def pair_iou(found: Floats, truth: Floats, crowd: Bools) -> Floats:
-    """IoU of N pairs of x, y, width, height boxes; over the found box's own area where the true one is a crowd.
+def pair_iou(predicted: Floats, truth: Floats, crowd: Bools) -> Floats:
+    """IoU of N pairs of boxes; the overlap relative to the predicted box alone where the true box is a crowd.
 
-    Not `structures.boxes.iou`: areas are width x height as given, since corners would change the last bit, which
-    decides at a threshold.
+    Unlike `structures.boxes.iou` it computes areas as width x height as given: from corners the last bit would change,
+    which decides at a threshold.
+
+    Args:
+        predicted: N x 4, x, y, width, height.
+        truth: N x 4, x, y, width, height.
+        crowd: Whether the true box is a crowd, N.
     """
-    low = np.maximum(found[:, :2], truth[:, :2])
-    high = np.minimum(found[:, :2] + found[:, 2:], truth[:, :2] + truth[:, 2:])
-    both = np.where((high > low).all(1), np.prod(np.maximum(high - low, 0), axis=1), 0)
-    area = found[:, 2] * found[:, 3]
-    union = np.where(crowd, area, area + truth[:, 2] * truth[:, 3] - both)
-    return np.divide(both, union, out=np.zeros_like(both), where=both > 0)
+    low = np.maximum(predicted[:, :2], truth[:, :2])
+    high = np.minimum(predicted[:, :2] + predicted[:, 2:], truth[:, :2] + truth[:, 2:])
+    intersection = np.where((high > low).all(1), np.prod(np.maximum(high - low, 0), axis=1), 0)
+    area = predicted[:, 2] * predicted[:, 3]
+    union = np.where(crowd, area, area + truth[:, 2] * truth[:, 3] - intersection)
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=intersection > 0)
 
 
-def match(truth: Truth, found: Found, thresholds: Floats, real: Bools) -> NDArray[np.int32]:
-    """Partner of each found box: row of `truth`, -1 for none; N x thresholds x areas.
+def match(truth: GroundTruth, predictions: Predictions, thresholds: Floats, counted: Bools) -> NDArray[np.int32]:
+    """Match each predicted box with at most one true box, greedily by falling score.
 
-    truth, found: sorted by class and image, found also by falling score. real: M x areas, which true boxes count in an
-    area range. Each found box takes the free one that it overlaps most (of equal ones the last), one that counts before
-    one that does not.
+    A predicted box takes the free true box that it overlaps most (of equal ones the last). A true box that counts is
+    preferred to one that does not, and a crowd stays free.
+
+    Args:
+        truth: M boxes, sorted by class and image.
+        predictions: N boxes, sorted by class, image and falling score.
+        thresholds: T IoU thresholds.
+        counted: Which true boxes count in which area range, M x areas.
+
+    Returns:
+        The row of the true box that each predicted box matches, -1 for none; N x T x areas.
     """
-    partner = np.full((len(found), len(thresholds), real.shape[1]), -1, np.int32)
+    matches = np.full((len(predictions), len(thresholds), counted.shape[1]), -1, np.int32)
     limits = np.minimum(thresholds, 1 - 1e-10)
-    images = 1 + max(truth.image.max(initial=0), found.image.max(initial=0))
-    group = found.category * images + found.image
-    pairs = [p for p in _pairs(truth, truth.category * images + truth.image, found, group, float(limits.min()))]
-    row, true, iou = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    images = 1 + max(truth.image.max(initial=0), predictions.image.max(initial=0))
+    group = predictions.category * images + predictions.image
+    pairs = list(_pairs(truth, truth.category * images + truth.image, predictions, group, float(limits.min())))
+    row, true, iou = (np.concatenate(column) for column in zip(*pairs, strict=True))
     if not len(row):
-        return partner
-    new = np.append(True, row[1:] != row[:-1])
-    owner = np.cumsum(new) - 1
-    turn = rank_in_runs(group[row[new]])[owner]  # the how manieth with a pair in its group
-    order = np.lexsort((iou, row, turn))
-    row, true, iou, turn = row[order], true[order], iou[order], turn[order]
-    place = rank_in_runs(row) + 1  # falling preference among true boxes of one kind
-    large = int(place.max()) + 1
-    worth = (place[:, None] + large * real[true]).astype(np.int32)  # pairs x areas
-    taken = np.zeros((len(real), *partner.shape[1:]), bool)
-    bounds = np.append(np.flatnonzero(np.append(True, turn[1:] != turn[:-1])), len(turn))
+        return matches
+    starts = np.append(True, row[1:] != row[:-1])
+    # A box is handled in round n when it is the nth of its group that overlaps anything.
+    rounds = rank_in_runs(group[row[starts]])[np.cumsum(starts) - 1]
+    order = np.lexsort((iou, row, rounds))
+    row, true, iou, rounds = row[order], true[order], iou[order], rounds[order]
+    overlap_rank = rank_in_runs(row) + 1
+    bonus = int(overlap_rank.max()) + 1  # lifts every true box that counts above all that do not
+    preference = (overlap_rank[:, None] + bonus * counted[true]).astype(np.int32)  # pairs x areas
+    taken = np.zeros((len(counted), *matches.shape[1:]), bool)
+    bounds = np.append(np.flatnonzero(np.append(True, rounds[1:] != rounds[:-1])), len(rounds))
     for begin, end in pairwise(bounds):
-        here = true[begin:end]
-        free = (iou[begin:end, None] >= limits)[:, :, None] & ~taken[here]  # pairs x thresholds x areas
-        starts = np.flatnonzero(place[begin:end] == 1)
-        best = np.maximum.reduceat(np.where(free, worth[begin:end, None], 0), starts, axis=0)
-        one, threshold, area = np.nonzero(best)
-        chosen = here[starts[one] + best[one, threshold, area] % large - 1]
-        partner[row[begin + starts[one]], threshold, area] = chosen
+        candidates = true[begin:end]
+        free = (iou[begin:end, None] >= limits)[:, :, None] & ~taken[candidates]  # pairs x thresholds x areas
+        firsts = np.flatnonzero(overlap_rank[begin:end] == 1)
+        best = np.maximum.reduceat(np.where(free, preference[begin:end, None], 0), firsts, axis=0)
+        box, threshold, area = np.nonzero(best)
+        chosen = candidates[firsts[box] + best[box, threshold, area] % bonus - 1]
+        matches[row[begin + firsts[box]], threshold, area] = chosen
         taken[chosen, threshold, area] = ~truth.crowd[chosen]
-    return partner
+    return matches
 
 
 def rank_in_runs(sorted_keys: Ints) -> Ints:
@@ -155,28 +202,28 @@ def rank_in_runs(sorted_keys: Ints) -> Ints:
 
 
 def _pairs(
-    truth: Truth, truth_group: Ints, found: Found, group: Ints, floor: float
+    truth: GroundTruth, truth_group: Ints, predictions: Predictions, group: Ints, least_iou: float
 ) -> Iterator[tuple[Ints, Ints, Floats]]:
-    """Pairs of one group whose IoU reaches the floor, by found row, then true row."""
+    """Pairs within a group that overlap by at least `least_iou`: predicted row, true row, IoU; sorted by the rows."""
     first = np.searchsorted(truth_group, group, "left")
     counts = np.searchsorted(truth_group, group, "right") - first
     totals = np.cumsum(counts)
     begin = 0
-    while begin < len(found) or begin == 0:
+    while begin < len(predictions) or begin == 0:
         done = totals[begin - 1] if begin else 0
         end = max(begin + 1, int(np.searchsorted(totals, done + BLOCK_PAIRS, "right")))
         count = counts[begin:end]
         row = np.repeat(np.arange(begin, begin + len(count)), count)
         true = np.repeat(first[begin:end] - (np.cumsum(count) - count), count) + np.arange(len(row))
-        iou = pair_iou(found.boxes[row], truth.boxes[true], truth.crowd[true])
-        near = iou >= floor
+        iou = pair_iou(predictions.boxes[row], truth.boxes[true], truth.crowd[true])
+        near = iou >= least_iou
         yield row[near], true[near], iou[near]
         begin = end
 
 
-def curves(
-    truth: Truth,
-    found: Found,
+def precision_recall(
+    truth: GroundTruth,
+    predictions: Predictions,
     categories: int,
     *,
     cap: int | None = 100,
@@ -186,49 +233,70 @@ def curves(
 ) -> Curves:
     """Precision and recall per IoU threshold, class and area range.
 
-    categories: their number. cap: detections of a class that count in an image. tops: ranks at which recall is read.
-    lenient: per found box, whether it is left out when nothing matches (LVIS: class not labelled exhaustively there).
+    Args:
+        truth: M boxes in any order.
+        predictions: N boxes; of equal scores the first ranks higher.
+        categories: Number of categories.
+        cap: Number of detections per image and class that count; None counts all.
+        tops: Numbers of detections per image and class at which recall is measured; None stands for all.
+        lenient: Predicted boxes that are ignored, and no false positives, when nothing matches them, N. LVIS needs it
+            for classes that are not labelled exhaustively in an image.
+        ranges: Area ranges, both ends included.
     """
     shape = len(IOU_THRESHOLDS), len(RECALL_POINTS), categories, len(ranges)
     precision = np.full(shape, -1.0)
     recall = np.full((shape[0], *shape[2:], len(tops)), -1.0)
     truth = truth.take(np.lexsort((truth.image, truth.category)))
-    order, rank = sort_found(found, cap)
-    found = found.take(order)
-    lenient = np.zeros(len(found), bool) if lenient is None else lenient[order]
-    low, high = np.array(ranges).T
-    for begin, end in _blocks(truth, found, categories):
-        own = slice(*np.searchsorted(truth.category, [begin, end]))
-        hits = slice(*np.searchsorted(found.category, [begin, end]))
-        true, here = truth.take(own), found.take(hits)
-        real = ~true.ignore[:, None] & (true.area[:, None] >= low) & (true.area[:, None] <= high)
-        area = (here.boxes[:, 2] * here.boxes[:, 3])[:, None]
-        outside = (area < low) | (area > high) | lenient[hits, None]
-        partner = match(true, here, IOU_THRESHOLDS, real)
-        good = np.zeros(partner.shape, bool)
-        counts = np.broadcast_to(~outside[:, None], partner.shape).copy()
-        one, at, part = np.nonzero(partner >= 0)
-        good[one, at, part] = counts[one, at, part] = real[partner[one, at, part], part]
+    order, rank = sort_predictions(predictions, cap)
+    predictions = predictions.take(order)
+    lenient = np.zeros(len(predictions), bool) if lenient is None else lenient[order]
+    for begin, end in _blocks(truth, predictions, categories):
+        block = slice(*np.searchsorted(predictions.category, [begin, end]))
+        true = truth.take(slice(*np.searchsorted(truth.category, [begin, end])))
+        boxes, ranks = predictions.take(block), rank[block]
+        positive, hits, counted = _judge(true, boxes, lenient[block], ranges)
         for k in range(begin, end):
-            positives = real[true.category == k].sum(0)
-            mine = slice(*np.searchsorted(here.category, [k, k + 1]))
-            by_score = np.argsort(-here.scores[mine], kind="stable")
-            place = np.cumsum(counts[mine][by_score], axis=0, dtype=np.int32)
+            positives = positive[true.category == k].sum(0)
+            rows = slice(*np.searchsorted(boxes.category, [k, k + 1]))
+            by_score = np.argsort(-boxes.scores[rows], kind="stable")
+            number = np.cumsum(counted[rows][by_score], axis=0, dtype=np.int32)
             for a in np.flatnonzero(positives):
-                won = good[mine, :, a][by_score]
-                precision[:, :, k, a] = _precision(won, place[:, :, a], int(positives[a]))
-                ranked = rank[hits][mine][by_score]
+                class_hits = hits[rows, :, a][by_score]
+                precision[:, :, k, a] = _precision(class_hits, number[:, :, a], int(positives[a]))
+                class_ranks = ranks[rows][by_score]
                 for m, top in enumerate(tops):
-                    recall[:, k, a, m] = (won if top is None else won[ranked < top]).sum(0) / positives[a]
+                    hits_of_top = class_hits if top is None else class_hits[class_ranks < top]
+                    recall[:, k, a, m] = hits_of_top.sum(0) / positives[a]
     return Curves(precision, recall)
 
 
-def _blocks(truth: Truth, found: Found, categories: int) -> Iterator[tuple[int, int]]:
-    """Ranges of classes that are worked on together, so that memory stays bounded."""
-    sizes = np.bincount(found.category, minlength=categories) + np.bincount(truth.category, minlength=categories)
+def _judge(
+    truth: GroundTruth, predictions: Predictions, lenient: Bools, ranges: Sequence[tuple[float, float]]
+) -> tuple[Bools, Bools, Bools]:
+    """Match the boxes of a block of classes.
+
+    Returns:
+        Which true boxes count, M x areas; which predicted boxes match one of them, and which predicted boxes count at
+        all, both N x thresholds x areas.
+    """
+    low, high = np.array(ranges).T
+    positive = ~truth.ignore[:, None] & (truth.area[:, None] >= low) & (truth.area[:, None] <= high)
+    area = (predictions.boxes[:, 2] * predictions.boxes[:, 3])[:, None]
+    ignored = (area < low) | (area > high) | lenient[:, None]  # unless they match
+    matches = match(truth, predictions, IOU_THRESHOLDS, positive)
+    hits = np.zeros(matches.shape, bool)
+    counted = np.broadcast_to(~ignored[:, None], matches.shape).copy()
+    row, threshold, size = np.nonzero(matches >= 0)
+    hits[row, threshold, size] = counted[row, threshold, size] = positive[matches[row, threshold, size], size]
+    return positive, hits, counted
+
+
+def _blocks(truth: GroundTruth, predictions: Predictions, categories: int) -> Iterator[tuple[int, int]]:
+    """Ranges of classes that are handled together, so that memory stays bounded."""
+    sizes = np.bincount(predictions.category, minlength=categories) + np.bincount(truth.category, minlength=categories)
     begin = total = 0
     for k, size in enumerate(sizes.tolist()):
-        if total and total + size > BLOCK_FOUND:
+        if total and total + size > BLOCK_BOXES:
             yield begin, k
             begin, total = k, 0
         total += size
@@ -236,19 +304,24 @@ def _blocks(truth: Truth, found: Found, categories: int) -> Iterator[tuple[int, 
         yield begin, categories
 
 
-def _precision(won: Bools, place: NDArray[np.int32], positives: int) -> Floats:
+def _precision(hits: Bools, number: NDArray[np.int32], positives: int) -> Floats:
     """Precision at each recall point, thresholds x points.
 
-    won: N x thresholds, true positives by falling score. place: N x thresholds, how many counted boxes up to there.
-    The highest precision at or beyond a recall always stands at a true positive, so that only these are looked at.
+    The highest precision at or beyond a recall is always reached at a hit, so only hits are looked at.
+
+    Args:
+        hits: True positives by falling score, N x thresholds.
+        number: Number of boxes that count, up to and including each box, N x thresholds.
+        positives: Number of true boxes.
     """
-    wanted = np.searchsorted(np.arange(1, positives + 1) / positives, RECALL_POINTS)
-    values = np.zeros((won.shape[1], len(RECALL_POINTS)))
-    for t in range(won.shape[1]):
-        at = place[won[:, t], t]
+    # How many hits come before the one that reaches a recall.
+    needed = np.searchsorted(np.arange(1, positives + 1) / positives, RECALL_POINTS)
+    values = np.zeros((hits.shape[1], len(RECALL_POINTS)))
+    for t in range(hits.shape[1]):
+        at = number[hits[:, t], t]
         if len(at):
             exact = np.arange(1, len(at) + 1) / (at + np.spacing(1))
             best = np.maximum.accumulate(exact[::-1])[::-1]
-            reached = wanted < len(at)
-            values[t, reached] = best[wanted[reached]]
+            reached = needed < len(at)
+            values[t, reached] = best[needed[reached]]
     return values

@@ -9,13 +9,21 @@ from statistics import mean, median
 
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.coco import FIGURES, Figures
-from openglip.evaluation.read import Source, describe, load_json
+from openglip.evaluation.read import JsonSource, load_json, source_name
 from openglip.prompts.tables import OdinwSet, PromptTable, odinw_sets
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one set lies. info: what the tables know of it, None for a set of one's own."""
+class SetFiles:
+    """The files of one set.
+
+    Attributes:
+        name: Name of the set.
+        annotations: Its annotation file.
+        images: The folder of its images.
+        split: "val", "test", ...
+        info: The set's names and prompts; None for a set that is not part of the benchmark.
+    """
 
     name: str
     annotations: Path
@@ -24,42 +32,55 @@ class Place:
     info: OdinwSet | None
 
 
-def find_sets(root: Path, wanted: str | None = None, split: str | None = None) -> tuple[list[Place], list[str]]:
-    """The sets below a folder, and the names of those of the tables that are not there.
+def find_sets(root: Path, sets: str | None = None, split: str | None = None) -> tuple[list[SetFiles], list[str]]:
+    """Find the sets in a folder.
 
-    root: the folder that the published archive makes, or one of `NAME.json` files, or one annotation file. wanted:
-    "odinw-13", "odinw-35", or names parted at commas: each must be there; None: all that are found. split: "val",
-    "test", ...; None: what the published configuration evaluates (its `test` is often never used).
-    Raises ConfigError for an unknown name, DataError when a set that is asked for, or every one, is missing.
+    Args:
+        root: The folder that the published archive makes, or a folder of `NAME.json`, or one annotation file.
+        sets: "odinw-13", "odinw-35", or names separated by commas, all of which must exist; None takes all that do.
+        split: "val", "test", ...; None takes what the published configuration evaluates (often not its `test`).
+
+    Returns:
+        The sets, and the names of the benchmark's sets that are missing.
+
+    Raises:
+        ConfigError: A name is unknown.
+        DataError: A requested set is missing, or all are.
     """
     tables = odinw_sets()
     if root.is_file():
-        return [Place(root.stem, root, root.parent, split or "", tables.get(root.stem))], []
-    if wanted in (None, "odinw-35", "odinw-13"):
-        names = [n for n, info in tables.items() if wanted != "odinw-13" or info.thirteen]
+        return [SetFiles(root.stem, root, root.parent, split or "", tables.get(root.stem))], []
+    if sets in (None, "odinw-35", "odinw-13"):
+        names = [n for n, info in tables.items() if sets != "odinw-13" or info.thirteen]
     else:
-        names = [n.strip() for n in str(wanted).split(",") if n.strip()]
+        names = [n.strip() for n in str(sets).split(",") if n.strip()]
         if unknown := [n for n in names if n not in tables and not (root / f"{n}.json").is_file()]:
             raise ConfigError(f"{unknown[0]!r} is no ODinW set and {root} holds no {unknown[0]}.json")
-    found, missing = [], []
+    existing, missing = [], []
     for name in names:
         info = tables.get(name)
-        part = split or (info.split if info else "")
-        published, plain = root / (info.annotation_path(part) if info else f"{name}.json"), root / f"{name}.json"
+        set_split = split or (info.split if info else "")
+        published, plain = root / (info.annotation_path(set_split) if info else f"{name}.json"), root / f"{name}.json"
         path = published if published.is_file() else plain
         if path.is_file():
-            found.append(Place(name, path, path.parent, part, info))
+            existing.append(SetFiles(name, path, path.parent, set_split, info))
         else:
             missing.append(name)
-            if wanted is not None:
-                raise DataError(f"the set {name} is missing: neither {published} nor {plain}")
-    if not found:
+            if sets is not None:
+                raise DataError(f"the set {name} is missing: neither {published} nor {plain} exists")
+    if not existing:
         raise DataError(f"{root}: none of the sets is here, neither as published nor as NAME.json")
-    return found, missing
+    return existing, missing
 
 
-def predictions_of(source: Source, name: str, alone: bool) -> Source:
-    """The results of one set: `NAME.json` in a folder, an entry of an object, or the list itself for a single set."""
+def predictions_of(source: JsonSource, name: str, alone: bool) -> JsonSource:
+    """The predictions of one set.
+
+    Args:
+        source: A folder of `NAME.json`, a mapping from names to lists, or a list.
+        name: Name of the set.
+        alone: Whether it is the only set, so that a list needs no name.
+    """
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         path = Path(source) / f"{name}.json"
         if not path.is_file():
@@ -69,20 +90,31 @@ def predictions_of(source: Source, name: str, alone: bool) -> Source:
         return source
     data = load_json(source, "predictions")
     if not isinstance(data, Mapping) or name not in data:
-        raise DataError(f"{describe(source, 'predictions')}: no results of the set {name}: give a folder of NAME.json")
+        raise DataError(
+            f"{source_name(source, 'predictions')}: no results of the set {name}: give a folder of NAME.json"
+        )
     rows = data[name]
     if not isinstance(rows, Sequence):
-        raise DataError(f"{describe(source, 'predictions')}: the results of {name} are not a list")
+        raise DataError(f"{source_name(source, 'predictions')}: the results of {name} are not a list")
     return rows
 
 
 def names_and_wordings(
     info: OdinwSet | None, names: Sequence[str], table: PromptTable
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str, str], ...] | None]:
-    """What to ask for, per category in the order of their ids: names of the table, and its wordings where it has some.
+    """The names to search for, and how the caption words them.
 
-    "original": the names of the annotation file. Raises DataError when the table does not fit the file, ConfigError for
-    a set that the table does not hold.
+    Args:
+        info: The set's names and prompts.
+        names: The names of the annotation file, by category id.
+        table: The prompts to use; "original" takes the names of the annotation file.
+
+    Returns:
+        A name per category, and (prefix, words, suffix) per category where the table has them.
+
+    Raises:
+        DataError: The table does not fit the annotation file.
+        ConfigError: The table does not hold the set.
     """
     if table == "original" or info is None:
         return tuple(names), None
@@ -94,11 +126,13 @@ def names_and_wordings(
 
 
 def summary(per_set: Mapping[str, Figures]) -> Figures:
-    """Figures of every set, and over sets where a figure is defined its mean and its median."""
+    """Figures of every set, and their mean and median over the sets where they are defined."""
     figures: Figures = {}
     for word, average in (("mean", mean), ("median", median)):
         for name in FIGURES:
             values = [f[name] for f in per_set.values() if f[name] > -1]
             figures[f"{word}/{name}"] = float(average(values)) if values else -1.0
         figures[word] = figures[f"{word}/AP"]
-    return figures | {f"{s}/{name}": value for s, own in per_set.items() for name, value in own.items()}
+    return figures | {
+        f"{set_name}/{name}": value for set_name, scores in per_set.items() for name, value in scores.items()
+    }

@@ -20,11 +20,11 @@ import numpy as np
 
 from openglip.data.files import read_json
 from openglip.errors import DataError
-from openglip.evaluation.matching import Bools, Found, Truth
+from openglip.evaluation.matching import Bools, GroundTruth, Predictions
 from openglip.files import file_sha256
 
 Record = Mapping[str, object]
-Source = str | PathLike[str] | Mapping[str, object] | Sequence[Record]  # a file, or what json.load would give
+JsonSource = str | PathLike[str] | Mapping[str, object] | Sequence[Record]  # a file, or what json.load would give
 STRICT = ("malformed", "annotation_without_image", "duplicate_id")
 """Findings of the readers of `openglip.data` that are errors in an evaluation."""
 BATCH = 200_000  # results turned into arrays at once
@@ -43,34 +43,34 @@ class Annotations:
     judged: images x categories, where a class is labelled; None: everywhere.
     """
 
-    place: str
+    source: str
     images: tuple[Record, ...]
     categories: tuple[Record, ...]
     names: tuple[str, ...]
     image_index: Mapping[object, int]
     category_index: Mapping[object, int]
     left_out: frozenset[object]
-    truth: Truth
+    truth: GroundTruth
     judged: Bools | None = None
 
 
-def describe(source: object, word: str) -> str:
+def source_name(source: object, word: str) -> str:
     """How an error names a source."""
     return str(source) if isinstance(source, (str, PathLike)) else f"<{word}>"
 
 
-def source_sha256(source: Source) -> str | None:
+def source_sha256(source: JsonSource) -> str | None:
     """Hash of a file, None for what is not a file."""
     return file_sha256(source) if isinstance(source, (str, PathLike)) and Path(source).is_file() else None
 
 
-def load_json(source: Source, word: str) -> object:
+def load_json(source: JsonSource, word: str) -> object:
     """The parsed file, or the object itself. Raises DataError with file and place."""
     return read_json(source) if isinstance(source, (str, PathLike)) else source
 
 
 def read_annotations(
-    source: Source,
+    source: JsonSource,
     ids: Iterable[object] | None = None,
     *,
     keep: Callable[[Record], bool] = lambda image: True,
@@ -82,7 +82,7 @@ def read_annotations(
     crowds, and `ignore` as it stands. Raises DataError naming file and id: keys that are missing, ids that occur twice
     or lead nowhere, boxes that are not four finite numbers or have a negative size, an id in `ids` that no image has.
     """
-    place, data = describe(source, "annotations"), load_json(source, "annotations")
+    place, data = source_name(source, "annotations"), load_json(source, "annotations")
     if not isinstance(data, Mapping):
         raise DataError(f"{place}: a COCO file is an object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):
@@ -143,11 +143,11 @@ def _annotation(row: Record, images: Mapping[object, int], categories: Mapping[o
 
 def _truth(
     rows: Sequence[Record], images: Mapping[object, int], categories: Mapping[object, int], federated: bool
-) -> Truth:
+) -> GroundTruth:
     boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
     areas = [row.get("area") for row in rows]
     crowd = np.array([bool(row.get("iscrowd")) for row in rows], bool)
-    return Truth(
+    return GroundTruth(
         image=np.array([images[row["image_id"]] for row in rows], np.int64),
         category=np.array([categories[row["category_id"]] for row in rows], np.int64),
         boxes=boxes,
@@ -173,33 +173,33 @@ def _finite(value: object) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def results(source: Source, annotations: Annotations, key: str = "image_id") -> Iterator[Found]:
+def iterate_results(source: JsonSource, annotations: Annotations, key: str = "image_id") -> Iterator[Predictions]:
     """Batches of a list of `{"image_id", "category_id", "bbox": [x, y, w, h], "score"}`, in the order of the file.
 
     key: "ref_id" for expressions, which have no categories. Results on images that a choice of ids left out are passed
     over. Raises DataError naming the file and the entry: unknown ids, scores or boxes that are not finite, negative
     sizes, json that breaks off.
     """
-    place, at = describe(source, "predictions"), 0
-    stream = entries(source)
+    place, at = source_name(source, "predictions"), 0
+    stream = iterate_entries(source)
     while rows := list(islice(stream, BATCH)):
         yield _found(rows, annotations, key, place, at)
         at += len(rows)
 
 
-def read_results(source: Source, annotations: Annotations, key: str = "image_id") -> Found:
+def read_results(source: JsonSource, annotations: Annotations, key: str = "image_id") -> Predictions:
     """All results at once."""
-    return concatenate(list(results(source, annotations, key)))
+    return concatenate(list(iterate_results(source, annotations, key)))
 
 
-def concatenate(parts: Sequence[Found]) -> Found:
+def concatenate(parts: Sequence[Predictions]) -> Predictions:
     """One table after the other; an empty one for none."""
     if not parts:
-        return Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
-    return Found(*(np.concatenate([getattr(p, n) for p in parts]) for n in Found.__dataclass_fields__))
+        return Predictions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+    return Predictions(*(np.concatenate([getattr(p, n) for p in parts]) for n in Predictions.__dataclass_fields__))
 
 
-def entries(source: Source) -> Iterator[object]:
+def iterate_entries(source: JsonSource) -> Iterator[object]:
     """The items of a list of predictions, in a file or in memory."""
     if isinstance(source, (str, PathLike)):
         return json_items(source)
@@ -208,7 +208,7 @@ def entries(source: Source) -> Iterator[object]:
     return iter(source)
 
 
-def _found(rows: list[object], annotations: Annotations, key: str, place: str, at: int) -> Found:
+def _found(rows: list[object], annotations: Annotations, key: str, place: str, at: int) -> Predictions:
     index, classes = annotations.image_index, annotations.category_index
     if annotations.left_out:
         rows = [row for row in rows if not (isinstance(row, Mapping) and row.get(key) in annotations.left_out)]
@@ -222,7 +222,7 @@ def _found(rows: list[object], annotations: Annotations, key: str, place: str, a
     numbers = boxes.shape == (len(rows), 4) and boxes.dtype.kind in "iuf" and scores.dtype.kind in "iuf"
     if not (numbers and np.isfinite(boxes).all() and np.isfinite(scores).all() and (boxes[:, 2:] >= 0).all()):
         _refuse(rows, annotations, key, place, at)
-    return Found(image, category, boxes.astype(np.float64), scores.astype(np.float64))
+    return Predictions(image, category, boxes.astype(np.float64), scores.astype(np.float64))
 
 
 def _refuse(rows: list[object], annotations: Annotations, key: str, place: str, at: int) -> NoReturn:
@@ -232,9 +232,9 @@ def _refuse(rows: list[object], annotations: Annotations, key: str, place: str, 
             raise DataError(f"{place}: entry {number} is not an object: {str(row)[:80]}")
         name = f"{place}: entry {number} ({key} {row.get(key)!r})"
         if not _in(row.get(key), annotations.image_index):
-            raise DataError(f"{name}: no such image in {annotations.place}")
+            raise DataError(f"{name}: no such image in {annotations.source}")
         if annotations.category_index and not _in(row.get("category_id"), annotations.category_index):
-            raise DataError(f"{name}: no category with id {row.get('category_id')!r} in {annotations.place}")
+            raise DataError(f"{name}: no category with id {row.get('category_id')!r} in {annotations.source}")
         if why := _bad_box(row.get("bbox")):
             raise DataError(f"{name}: {why}")
         if not _finite(row.get("score")):

@@ -15,7 +15,7 @@ from openglip.data.findings import Findings
 from openglip.data.formats.coco import load_coco
 from openglip.errors import DataError
 from openglip.evaluation.coco import Scores
-from openglip.evaluation.matching import Found, Truth, pair_iou, rank_in_runs
+from openglip.evaluation.matching import GroundTruth, Predictions, pair_iou, rank_in_runs
 from openglip.evaluation.read import STRICT, Annotations, Record
 
 IOU = 0.5
@@ -109,12 +109,12 @@ def as_annotations(expressions: Sequence[Expression], place: str) -> Annotations
     n = len(records)
     boxes = np.array([e.box for e in expressions], np.float64).reshape(n, 4)
     zeros = np.zeros(n, np.int64)
-    truth = Truth(np.arange(n), zeros, boxes, boxes[:, 2] * boxes[:, 3], zeros.astype(bool), zeros.astype(bool))
+    truth = GroundTruth(np.arange(n), zeros, boxes, boxes[:, 2] * boxes[:, 3], zeros.astype(bool), zeros.astype(bool))
     index: Mapping[object, int] = {e.id: i for i, e in enumerate(expressions)}
     return Annotations(place, tuple(records), (), (), index, {}, frozenset(), truth)
 
 
-def refcoco(annotations: Annotations, found: Found) -> Scores:
+def score_refcoco(annotations: Annotations, found: Predictions) -> Scores:
     """P@1: the share of expressions whose best box (of equal scores the first) is right; none found is a miss."""
     order = np.lexsort((-found.scores, found.image))
     best = found.take(order[rank_in_runs(found.image[order]) == 0])

@@ -1,4 +1,4 @@
-"""`openglip.evaluate`: one benchmark, judged from a model's boxes or from a file of predictions, with one report."""
+"""`openglip.evaluate`: one benchmark, scored from a model's boxes or from a file of predictions, as one report."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ from dataclasses import dataclass
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from openglip import __version__
 from openglip.data.files import read_lines
 from openglip.errors import ConfigError
-from openglip.evaluation.leakage import setting
+from openglip.evaluation.benchmarks import Benchmark, BenchmarkOptions, BenchmarkSet, benchmark_sets
+from openglip.evaluation.inference import check_settings, find_images, write_predictions
+from openglip.evaluation.leakage import training_overlap
 from openglip.evaluation.odinw import summary
-from openglip.evaluation.read import Source, describe, source_sha256
-from openglip.evaluation.report import Report, published, read_report
-from openglip.evaluation.tasks import Benchmark, Options, Task, make_tasks
-from openglip.files import file_sha256, whole_file
+from openglip.evaluation.read import JsonSource, source_name, source_sha256
+from openglip.evaluation.report import EvaluationReport, published_rows, read_report
+from openglip.files import StrPath, file_sha256, whole_file
 from openglip.prompts.tables import PromptTable
-from openglip.runtime import num_threads, pick_device, process_group, rank, wait_for_others, world_size
+from openglip.runtime import Precision, Progress, num_threads, sharing_processes
 
 if TYPE_CHECKING:
     from openglip.predict.detector import Detector
 
-StrPath = str | PathLike[str]
 TrainingData = Sequence[str | Mapping[str, object]]
-Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
     benchmark: Benchmark,
-    annotations: Source,
+    annotations: JsonSource,
     *,
     images: StrPath | None = None,
     ids: StrPath | Sequence[object] | None = None,
-    model: str | Detector | None = None,
+    model: StrPath | Detector | None = None,
     weights: StrPath | None = None,
-    predictions: Source | None = None,
+    predictions: JsonSource | None = None,
     output: StrPath | None = None,
     split: str | None = None,
     prompts: PromptTable | None = None,
@@ -59,56 +58,89 @@ def evaluate(
     training_data: TrainingData | None = None,
     title: str | None = None,
     device: str = "auto",
-    precision: Literal["fp32", "bf16", "auto"] = "fp32",
+    precision: Precision = "fp32",
     render: bool = False,
-    progress: Progress | None = None,
-) -> Report:
-    """Figures of a benchmark with their protocol.
+    progress: Callable[[Progress], None] | None = None,
+) -> EvaluationReport:
+    """Evaluate a model, or predictions of any tool, on a benchmark.
 
-    annotations: a file (a folder for `flickr30k`, `odinw`, RefCOCO as distributed), or parsed COCO annotations. images:
-    folder or tar of the pictures, for a model. ids: a file with one id a line, or the ids; None: all. model: a name, a
-    checkpoint or a `Detector`, or instead predictions: a file, or the parsed list. output: folder for `report.json` and
-    the predictions; a run that was stopped goes on there. split: "minival" of LVIS; "val", "test", "testA" ... of ODinW
-    and RefCOCO. prompts, sets: of ODinW, see `docs/evaluation.md`. labelled_only: judge the 4,836 images of OV-COCO.
-    plus_one: widths x2 - x1 + 1 on COCO, as the official code. chunk_size: names a prompt. batch_size: pictures a
-    batch; 1 is exact for models with fusion. training_data: what the judged system was trained on, where
-    its weights do not say. title: the row's name in tables. render: write `report.html`, too. progress: called with a
-    name, pictures done, pictures in all. Under torchrun the processes share the pictures.
-    Raises ConfigError for settings that do not fit, DataError naming file and id for what can't be judged.
+    Under torchrun the processes share the images; each returns the same report.
+
+    Args:
+        benchmark: "coco", "coco-ov", "lvis", "flickr30k", "odinw", "refcoco" or "custom"; see docs/evaluation.md.
+        annotations: The annotation file (a folder for "flickr30k", "odinw" and RefCOCO as distributed), or parsed COCO
+            annotations.
+        images: Folder or tar of the images, for a model.
+        ids: Ids of the images to evaluate, or a file with one id per line; None takes all.
+        model: Name of a model, path of a checkpoint, or a `Detector`; None takes the embedded model unless there are
+            predictions.
+        weights: Checkpoint for a model that is given by name.
+        predictions: Predictions to score instead of running a model: a file, or the parsed list.
+        output: Folder for `report.json` and the predictions. A run that was stopped continues there.
+        split: "minival" of LVIS; "val", "test", "testA", ... of ODinW, RefCOCO and folders of several splits.
+        prompts: Table of names and prompts for ODinW.
+        sets: "odinw-13", "odinw-35", or names of ODinW's sets separated by commas; None takes all that exist.
+        labelled_only: Score open-vocabulary COCO on the 4,836 images with an object of its classes.
+        plus_one: Count widths as x2 - x1 + 1 on COCO, as the official code does.
+        chunk_size: Names per prompt; None takes as many as fit, and 40 for LVIS.
+        batch_size: Images per batch; only 1 is exact for models with fusion, whose boxes depend on the padding.
+        training_data: Data sets that the evaluated system was trained on; None takes what its weights say.
+        title: Name of the row in tables.
+        device: "auto", "cpu", "cuda", ... for a model that is given by name or path.
+        precision: "fp32", "bf16" or "auto", likewise.
+        render: Also write `report.html` with images of the errors.
+        progress: Called with the number of images that are done.
+
+    Raises:
+        ConfigError: The arguments do not fit together.
+        DataError: Annotations, images or predictions can't be used; the message names file and id.
     """
     if benchmark not in get_args(Benchmark):
         raise ConfigError(f"there is no benchmark {benchmark!r}: {', '.join(get_args(Benchmark))}")
-    if (model is None) == (predictions is None):
-        raise ConfigError("give either a model or predictions")
+    if model is not None and predictions is not None:
+        raise ConfigError("give either a model or predictions, not both")
     if render and (output is None or benchmark in ("flickr30k", "refcoco")):
         raise ConfigError("render needs an output folder, and a benchmark with categories")
     begin = time.perf_counter()
-    chosen = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
-    options = Options(split, prompts, sets, labelled_only, plus_one, chunk_size, batch_size)
-    tasks = make_tasks(benchmark, annotations, chosen, options, images)
-    run = _Run(benchmark, tasks, annotations, images, None if output is None else Path(output), title, render, begin)
+    chosen_ids = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
+    options = BenchmarkOptions(split, prompts, sets, labelled_only, plus_one, chunk_size, batch_size)
+    parts = benchmark_sets(benchmark, annotations, chosen_ids, options, images)
+    run = _Run(benchmark, parts, annotations, images, None if output is None else Path(output), title, render, begin)
     if predictions is not None:
-        said = {"predictions": describe(predictions, "predictions"), "predictions_sha256": source_sha256(predictions)}
-        return run.judge([predictions] * len(tasks), {**said, **run.claim(training_data)})
-    from openglip.predict.detector import Detector, load
+        name, digest = source_name(predictions, "predictions"), source_sha256(predictions)
+        system = {"predictions": name, "predictions_sha256": digest, **run.training(training_data)}
+        return run.score([predictions] * len(parts), system)
+    if model is None or isinstance(model, (str, PathLike)):
+        from openglip.predict.detector import load
 
-    if isinstance(model, Detector):
-        detector, known = model, None
-        said = {"model": str(detector.backend.name)}
+        name = "nano" if model is None else str(model)
+        detector = load(name, weights, device=device, precision=precision)
+        digest, listed_data = _weights_file(name, weights)
+        system = {"model": name, "weights": str(weights) if weights else None, "weights_file_sha256": digest}
+        training_data = training_data or listed_data
     else:
-        detector = load(str(model), weights, device=device, precision=precision)
-        digest, known = _weights(str(model), weights)
-        said = {"model": str(model), "weights": str(weights) if weights else None, "weights_file_sha256": digest}
-    return run.predict_and_judge(detector, {**said, **run.claim(training_data or known)}, progress)
+        detector, system = model, {"model": model.backend.name}
+    return run.predict_and_score(detector, {**system, **run.training(training_data)}, progress)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What stays the same whether a model or a file is judged. begin: of the run, on the clock."""
+    """One call of `evaluate`.
 
-    benchmark: str
-    tasks: Sequence[Task]
-    annotations: Source
+    Attributes:
+        benchmark: Name of the benchmark.
+        sets: Its sets.
+        annotations: Its annotations.
+        images: Folder or tar of the images.
+        output: Folder of the report.
+        title: Name of the row in tables.
+        render: Whether to write pages of the errors.
+        begin: When the call began, by the performance counter.
+    """
+
+    benchmark: Benchmark
+    sets: Sequence[BenchmarkSet]
+    annotations: JsonSource
     images: StrPath | None
     output: Path | None
     title: str | None
@@ -116,91 +148,106 @@ class _Run:
     begin: float
 
     @property
-    def ids(self) -> list[object]:
-        return [i for task in self.tasks for i in task.files]
+    def image_ids(self) -> list[object]:
+        return [image_id for benchmark_set in self.sets for image_id in benchmark_set.files]
 
     @property
     def annotations_sha256(self) -> str | None:
-        """Of the file; of a folder, of what was read from it."""
-        digests = [task.digest for task in self.tasks if task.digest]
+        """Digest of the annotation file; of a folder, digest of what was read from it."""
+        digests = [benchmark_set.digest for benchmark_set in self.sets if benchmark_set.digest]
         return source_sha256(self.annotations) or (
             hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
         )
 
-    def claim(self, training_data: TrainingData | None) -> dict[str, object]:
-        """What may be said of the training. Raises ConfigError for a title that calls a trained system zero-shot."""
-        found = setting(self.benchmark, training_data, self.ids, self.annotations_sha256)
-        claims = "zeroshot" in (self.title or "").casefold().replace("-", "").replace(" ", "")
-        if claims and found.zero_shot is False:
-            raise ConfigError(f"the title {self.title!r} claims zero-shot, but {'; '.join(found.meets)}")
-        listed = [e if isinstance(e, str) else e.get("name", "?") for e in training_data or ()]
+    def training(self, training_data: TrainingData | None) -> dict[str, object]:
+        """What the report says of the training data.
+
+        Raises:
+            ConfigError: The title calls a system zero-shot that was trained on the benchmark's data.
+        """
+        overlap = training_overlap(self.benchmark, training_data, self.image_ids, self.annotations_sha256)
+        claims_zero_shot = "zeroshot" in (self.title or "").casefold().replace("-", "").replace(" ", "")
+        if claims_zero_shot and overlap.zero_shot is False:
+            raise ConfigError(f"the title {self.title!r} claims zero-shot, but {'; '.join(overlap.overlaps)}")
+        names = [entry if isinstance(entry, str) else entry.get("name", "?") for entry in training_data or ()]
         return {
-            "training_data": listed or None,
-            "zero_shot": found.zero_shot,
-            "training_meets_benchmark": list(found.meets),
-            "training_notes": list(found.notes),
+            "training_data": names or None,
+            "zero_shot": overlap.zero_shot,
+            "training_meets_benchmark": list(overlap.overlaps),
+            "training_notes": list(overlap.notes),
         }
 
-    def predict_and_judge(self, detector: Detector, said: Mapping[str, object], progress: Progress | None) -> Report:
-        """Predict with all processes, judge with the first; each returns the report."""
-        from openglip.evaluation.predict import check_settings, find_pictures, predict
-
-        asked = {task.name: dict(task.asked) for task in self.tasks}
-        model = {
+    def predict_and_score(
+        self,
+        detector: Detector,
+        system: Mapping[str, object],
+        progress: Callable[[Progress], None] | None,
+    ) -> EvaluationReport:
+        """Predict with all processes and score with the first; each returns the report."""
+        inference = {benchmark_set.name: dict(benchmark_set.inference) for benchmark_set in self.sets}
+        settings = {
             "weights_sha256": detector.backend.weights_sha256(),
             "precision": detector.precision,
             "device": detector.device,
             "preparation": str(detector.backend.preparation),
-            **(asked[self.tasks[0].name] if len(asked) == 1 else {"asked": asked}),
+            **(inference[self.sets[0].name] if len(inference) == 1 else {"asked": inference}),
         }
-        pictures = [[str(i) for i in task.files] for task in self.tasks]
-        settings = {"benchmark": self.benchmark, "annotations": self.annotations_sha256, "pictures": pictures, **model}
+        image_ids = [[str(image_id) for image_id in benchmark_set.files] for benchmark_set in self.sets]
+        inputs = {"benchmark": self.benchmark, "annotations": self.annotations_sha256, "pictures": image_ids}
         with ExitStack() as stack:
-            stack.enter_context(process_group(pick_device("cpu")))
-            if world_size() > 1 and self.output is None:
+            processes = stack.enter_context(sharing_processes())
+            if processes.size > 1 and self.output is None:
                 raise ConfigError("several processes need an output folder to meet in")
             folder = self.output or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            if rank() == 0:
-                check_settings(folder, settings)
-            wait_for_others()
-            sources = []
-            for task in self.tasks:
-                place = task.folder or self.images
-                found = find_pictures(place, task.files, task.about, task.pictures, any_suffix=task.any_suffix)
-                sources.append(predict(task.name, found, task.ask(), detector, folder, progress))
-            said = {**said, **model, "threads": num_threads()}
-            report = self.judge(sources, said) if rank() == 0 else None
-            wait_for_others()
+            if processes.rank == 0:
+                check_settings(folder, {**inputs, **settings})
+            processes.wait()
+            predictions = []
+            for part in self.sets:
+                images = find_images(
+                    part.folder or self.images, part.files, part.prompts, part.references, any_suffix=part.any_suffix
+                )
+                predictions.append(
+                    write_predictions(part.name, images, part.predictor, detector, folder, processes, progress)
+                )
+            system = {**system, **settings, "threads": num_threads()}
+            report = self.score(predictions, system) if processes.rank == 0 else None
+            processes.wait()
             return report or read_report(folder)
 
-    def judge(self, sources: Sequence[Source], said: Mapping[str, object]) -> Report:
-        """Score, report, and write what is asked for."""
+    def score(self, predictions: Sequence[JsonSource], system: Mapping[str, object]) -> EvaluationReport:
+        """Score the predictions of each set, and write what the output folder is to hold.
+
+        Args:
+            predictions: One file or list per set.
+            system: What the report says of the evaluated system.
+        """
         middle = time.perf_counter()
-        scores = {t.name: t.score(source) for t, source in zip(self.tasks, sources, strict=True)}
-        own = next(iter(scores.values()))
-        figures, per_category, rules = own.figures, own.per_category, {**self.tasks[0].protocol, **own.protocol}
+        scores = {part.name: part.score(source) for part, source in zip(self.sets, predictions, strict=True)}
+        first = next(iter(scores.values()))
+        figures, per_category, rules = first.figures, first.per_category, {**self.sets[0].protocol, **first.protocol}
         if self.benchmark == "odinw":
             figures = summary({name: s.figures for name, s in scores.items()})
             per_category = {f"{name}/{k}": v for name, s in scores.items() for k, v in s.per_category.items()}
-            rules = {"sets": {t.name: {**t.protocol, "sha256": t.digest} for t in self.tasks}, **own.protocol}
+            rules = {"sets": {p.name: {**p.protocol, "sha256": p.digest} for p in self.sets}, **first.protocol}
         protocol: dict[str, object] = {
             **({"title": self.title} if self.title else {}),
-            "annotations": describe(self.annotations, "annotations"),
+            "annotations": source_name(self.annotations, "annotations"),
             "annotations_sha256": self.annotations_sha256,
-            "split_sha256": hashlib.sha256("\n".join(map(str, self.ids)).encode()).hexdigest(),
-            **said,
+            "split_sha256": hashlib.sha256("\n".join(map(str, self.image_ids)).encode()).hexdigest(),
+            **system,
             **rules,
             "versions": _versions(),
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "seconds_predicting": round(middle - self.begin, 3),
             "seconds_judging": round(time.perf_counter() - middle, 3),
         }
-        report = Report(self.benchmark, figures, protocol, per_category, published(self.benchmark))
+        report = EvaluationReport(self.benchmark, figures, protocol, per_category, published_rows(self.benchmark))
         if self.output is not None:
-            self._write(report, self.output, sources)
+            self._write(report, self.output, predictions)
         return report
 
-    def _write(self, report: Report, folder: Path, sources: Sequence[Source]) -> None:
+    def _write(self, report: EvaluationReport, folder: Path, predictions: Sequence[JsonSource]) -> None:
         report.save(folder)
         if "thresholds" in report.protocol:
             with whole_file(folder / "thresholds.json") as file:
@@ -208,9 +255,9 @@ class _Run:
         if self.render:
             from openglip.evaluation.page import write_page
 
-            for task, source in zip(self.tasks, sources, strict=True):
-                name = "report.html" if len(self.tasks) == 1 else f"report-{task.name}.html"
-                write_page(folder / name, report, task, source, self.images)
+            for part, source in zip(self.sets, predictions, strict=True):
+                name = "report.html" if len(self.sets) == 1 else f"report-{part.name}.html"
+                write_page(folder / name, report, part, source, self.images)
 
 
 def _versions() -> dict[str, str]:
@@ -218,8 +265,8 @@ def _versions() -> dict[str, str]:
     return versions | ({"torch": metadata.version("torch")} if "torch" in sys.modules else {})
 
 
-def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingData | None]:
-    """Hash of the weights' file (of several: of their hashes), and the training list in its metadata or its record."""
+def _weights_file(model: str, weights: StrPath | None) -> tuple[str | None, TrainingData | None]:
+    """Digest of the weights' file (of several: of their digests), and the training data that the weights list."""
     from openglip.weights.hub import cached, embedded_file
     from openglip.weights.metadata import locate, read_info
     from openglip.weights.records import BY_FILE, RECORDS
@@ -233,9 +280,10 @@ def _weights(model: str, weights: StrPath | None) -> tuple[str | None, TrainingD
         files = [embedded_file(name) for name in record.embedded]
     else:
         files = [path] if (path := cached(record)) else []
-    listed = next((data for path in files if (data := read_info(path).get("training_data"))), None)
-    if listed is None and record is not None and weights is None and not record.embedded:
-        listed = record.training_data
-    hashes = [file_sha256(path) for path in files]
-    digest = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
-    return digest, listed
+    listed_data = next((data for path in files if (data := read_info(path).get("training_data"))), None)
+    if listed_data is None and record is not None and weights is None and not record.embedded:
+        listed_data = record.training_data
+    digests = [file_sha256(path) for path in files]
+    if len(digests) > 1:
+        return hashlib.sha256("".join(digests).encode()).hexdigest(), listed_data
+    return digests[0] if digests else None, listed_data

@@ -14,7 +14,7 @@ from openglip.data.formats.lvis import LVIS
 from openglip.data.reading import read, recognise
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.matching import Bools
-from openglip.evaluation.read import Annotations, Source, describe, load_json, read_annotations
+from openglip.evaluation.read import Annotations, JsonSource, load_json, read_annotations, source_name
 from openglip.structures.boxes import xyxy_to_xywh
 from openglip.structures.sample import ImageReference, Sample
 
@@ -22,7 +22,7 @@ References = Mapping[object, ImageReference]
 
 
 def read_custom(
-    source: Source, ids: Iterable[object] | None, split: str | None, images: str | PathLike[str] | None
+    source: JsonSource, ids: Iterable[object] | None, split: str | None, images: str | PathLike[str] | None
 ) -> tuple[Annotations, References]:
     """Annotations, and the pictures where the reader knows them.
 
@@ -33,11 +33,11 @@ def read_custom(
     """
     if not isinstance(source, (str, PathLike)) or (Path(source).is_file() and recognise(Path(source)) in (COCO, LVIS)):
         if split is not None:
-            raise ConfigError(f"{describe(source, 'annotations')} is one file without splits: leave split out")
+            raise ConfigError(f"{source_name(source, 'annotations')} is one file without splits: leave split out")
         data = load_json(source, "annotations")
         annotations = read_annotations(data, ids)  # type: ignore[arg-type]
         if isinstance(source, (str, PathLike)):
-            annotations = replace(annotations, place=str(source))
+            annotations = replace(annotations, source=str(source))
         return replace(annotations, judged=_judged_by_source(data, annotations)), {}
     samples = list(read(source, split=split, images=images))
     return _from_samples(samples, str(source), ids)
@@ -78,5 +78,5 @@ def _from_samples(
         if sample.image_id in annotations.image_index:
             known = (sample.categories or ()) if sample.exhaustive else sample.negatives
             judged[annotations.image_index[sample.image_id], [index[n] for n in known if n in index]] = True
-    annotations = replace(annotations, place=place, judged=None if judged.all() else judged)
+    annotations = replace(annotations, source=place, judged=None if judged.all() else judged)
     return annotations, {s.image_id: s.image for s in samples if s.image_id in annotations.image_index}

@@ -1,15 +1,15 @@
-"""Random labels on a page to check by eye, and from the answers the precision per word with an interval."""
+"""Random labels on a page to be checked by eye, and from the answers the precision per word with an interval."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import math
 import random
 import re
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,90 +20,84 @@ from openglip.data.files import Files, image_content, read_json
 from openglip.errors import DataError
 from openglip.files import StrPath, whole_file
 from openglip.images.read import read_image
+from openglip.labelling.export import lines_of
 from openglip.labelling.manifest import Manifest
 from openglip.structures.draw import draw
 
-_SIDE = 420  # pixels of a picture's long side on the page
-
-_PAGE = """<!doctype html><meta charset="utf-8"><title>Labels to check</title>
-<style>body{font:16px sans-serif;margin:1em;background:#f4f4f4}main{display:flex;flex-wrap:wrap;gap:12px}
-figure{margin:0;padding:8px;background:#fff;width:420px;border:3px solid #fff;border-radius:6px}
-figure img{max-width:100%%}
-figure.right{border-color:#2a9d3a}figure.wrong{border-color:#d22}figcaption{margin:6px 0}mark{background:#ffe08a}
-button{font:inherit;margin-right:8px}header{position:sticky;top:0;background:#f4f4f4;padding:8px 0}</style>
-<header>Is the marked phrase inside its box, and is the box tight? <span id="n"></span>
-<button onclick="save()">Save answers</button></header><main>%s</main>
-<script>const labels=%s;
-function set(i,v){labels[i].answer=v;document.getElementById("f"+i).className=v?"right":"wrong";tell()}
-function tell(){const n=labels.filter(l=>"answer" in l).length;
-document.getElementById("n").textContent=n+" of "+labels.length+" checked."}
-function save(){const a=document.createElement("a");a.download="answers.json";
-const text=new Blob([JSON.stringify({labels:labels})],{type:"application/json"});
-a.href=URL.createObjectURL(text);a.click()}tell()</script>
-"""
-_FIGURE = """<figure id="f%d"><img src="data:image/jpeg;base64,%s" alt=""><figcaption>%s</figcaption>
-<button onclick="set(%d,true)">right</button><button onclick="set(%d,false)">wrong</button> %.2f</figure>
-"""
+_SIDE = 420  # pixels of an image's long side on the page
 
 
 def write_page(
     folder: StrPath, images: StrPath, page: StrPath, *, count: int = 200, threshold: float = 0.5, seed: int = 0
 ) -> int:
-    """Write one HTML file with up to `count` random labels of a run that score above `threshold`; returns how many.
+    """Write one HTML file with random labels of a run.
 
-    images: folder or tar of the pictures, or a folder of the tars that were labelled. A seed gives the same labels.
-    Raises DataError when there is nothing to show or a picture is missing.
+    Args:
+        folder: The folder of the run.
+        images: Folder or tar of the images, or a folder of the tars that were labelled.
+        page: The file to write.
+        count: Labels on the page, at most.
+        threshold: Only labels with a score above it.
+        seed: Selects the labels.
+
+    Returns:
+        The number of labels on the page.
+
+    Raises:
+        DataError: There are no such labels, or an image is missing.
     """
-    picked = _sample(Path(folder), count, threshold, seed)
-    if not picked:
+    sample = _sample(Path(folder), count, threshold, seed)
+    if not sample:
         raise DataError(f"{folder}: no label scores above {threshold}")
-    pictures = _Pictures(Path(images))
-    figures, labels = [], []
-    for i, (shard, line, region) in enumerate(picked):
-        begin, end = region["tokens_positive"][0]
-        caption = line["grounding"]["caption"]
-        marked = "".join(
-            (
-                html.escape(caption[:begin]),
-                "<mark>",
-                html.escape(caption[begin:end]),
-                "</mark>",
-                html.escape(caption[end:]),
-            )
-        )
-        picture = _picture(pictures.content(shard, line["filename"]), region)
-        figures.append(_FIGURE % (i, picture, marked, i, i, region["score"]))
+    sources = _ImageSources(Path(images))
+    labels, shown = [], []
+    for shard, line, region in sample:
         labels.append({"filename": line["filename"], "word": head_word(region["phrase"]), **region})
+        begin, end = (_utf16_length(line["grounding"]["caption"][:i]) for i in region["tokens_positive"][0])
+        link = _image_link(sources.content(shard, line["filename"]), region)
+        shown.append({"caption": line["grounding"]["caption"], "begin": begin, "end": end, "link": link})
+    text = (files("openglip.labelling") / "audit.html").read_text("utf-8")
+    data = json.dumps({"labels": labels, "images": shown}, ensure_ascii=False).replace("<", "\\u003c")
     with whole_file(page) as file:
-        file.write(_PAGE % ("".join(figures), json.dumps(labels, ensure_ascii=False).replace("<", "\\u003c")))
-    return len(picked)
+        file.write(text.replace("/*DATA*/", data))
+    return len(sample)
 
 
 def read_answers(path: StrPath) -> list[dict[str, Any]]:
-    """Per word, and first for all together: checked, right, precision and its 95% interval (Wilson's).
+    """Precision per word, and first of all words together, from the answers that the page saved.
 
-    Raises DataError when the file holds no answers.
+    Returns:
+        Rows with word, checked, right, precision, and the limits low and high of its 95% interval.
+
+    Raises:
+        DataError: The file holds no answers.
     """
     top = read_json(path)
     labels = top.get("labels") if isinstance(top, dict) else None
-    answers = (
-        [x for x in labels if isinstance(x, dict) and isinstance(x.get("answer"), bool)]
-        if isinstance(labels, list)
-        else []
-    )
-    if not answers:
+    if not isinstance(labels, list):
+        labels = []
+    checked = [x for x in labels if isinstance(x, dict) and isinstance(x.get("answer"), bool)]
+    if not checked:
         raise DataError(f"{path}: no answers in it: check labels on the page and save them")
-    words: dict[str, list[bool]] = {"all words": [x["answer"] for x in answers]}
-    for x in answers:
-        words.setdefault(str(x.get("word")), []).append(x["answer"])
-    return [
-        _estimate(word, given)
-        for word, given in sorted(words.items(), key=lambda w: (-len(w[1]), w[0] != "all words", w[0]))
-    ]
+    answers: dict[str, list[bool]] = {"all words": [label["answer"] for label in checked]}
+    for label in checked:
+        answers.setdefault(str(label.get("word")), []).append(label["answer"])
+    rows = []
+    for word, values in sorted(answers.items(), key=lambda w: (-len(w[1]), w[0] != "all words", w[0])):
+        right, low_high = sum(values), interval(sum(values), len(values))
+        row = {"word": word, "checked": len(values), "right": right, "precision": right / len(values)}
+        rows.append(row | dict(zip(("low", "high"), low_high, strict=True)))
+    return rows
 
 
 def interval(right: int, checked: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share: of use for few answers and for shares near 0 and 1 too."""
+    """Wilson's score interval of a share, which also suits few answers and shares near 0 and 1.
+
+    Args:
+        right: Number of positive answers.
+        checked: Number of answers.
+        z: Quantile of the normal distribution; 1.96 for 95%.
+    """
     share, squared = right / checked, z * z / checked
     middle = (share + squared / 2) / (1 + squared)
     half = z * math.sqrt(share * (1 - share) / checked + squared / (4 * checked)) / (1 + squared)
@@ -111,55 +105,54 @@ def interval(right: int, checked: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def head_word(phrase: str) -> str:
-    """The last word of a phrase, in small letters: what "a young woman" is about."""
+    """The last word of a phrase, in lower case: "woman" for "a young woman"."""
     return (re.findall(r"[\w'-]+", phrase.lower()) or [phrase])[-1]
 
 
-def _estimate(word: str, given: list[bool]) -> dict[str, Any]:
-    low, high = interval(sum(given), len(given))
-    share = sum(given) / len(given)
-    return {"word": word, "checked": len(given), "right": sum(given), "precision": share, "low": low, "high": high}
+def _utf16_length(text: str) -> int:
+    """The length of a text in JavaScript."""
+    return len(text.encode("utf-16-le")) // 2
 
 
 def _sample(folder: Path, count: int, threshold: float, seed: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """A uniform sample of the labels of a run in one pass (Vitter's reservoir), in the order of the run."""
-    generator, kept = random.Random(seed), []
+    generator, reservoir = random.Random(seed), []
     for number, label in enumerate(_labels(folder, threshold)):
         if number < count:
-            kept.append((number, *label))
-        elif (place := generator.randint(0, number)) < count:
-            kept[place] = (number, *label)
-    return [(shard, line, region) for _, shard, line, region in sorted(kept, key=lambda k: k[0])]
+            reservoir.append((number, *label))
+        elif (index := generator.randint(0, number)) < count:
+            reservoir[index] = (number, *label)
+    return [(shard, line, region) for _, shard, line, region in sorted(reservoir, key=lambda entry: entry[0])]
 
 
 def _labels(folder: Path, threshold: float) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     for shard in Manifest.load(folder).shards:
-        with open(folder / "shards" / f"{shard}.jsonl", encoding="utf-8") as file:
-            for text in file:
-                line = json.loads(text)
-                yield from ((shard, line, r) for r in line["grounding"]["regions"] if r["score"] > threshold)
+        for line in lines_of(folder, shard):
+            yield from ((shard, line, r) for r in line["grounding"]["regions"] if r["score"] > threshold)
 
 
-class _Pictures:
-    """Pictures by shard and name: in a folder, a tar, or the tars that were labelled."""
+class _ImageSources:
+    """Images by shard and name: in a folder, a tar, or the tars that were labelled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._opened: dict[str, Files] = {}
+        self._path: Path | None = None
+        self._files: Files | None = None
 
     def content(self, shard: str, name: str) -> bytes:
         tar = self.path / f"{shard}.tar"
-        place = tar if tar.is_file() else self.path
-        if str(place) not in self._opened:
-            self._opened = {str(place): Files(place)}
-        return image_content(self._opened[str(place)].reference(name))
+        path = tar if tar.is_file() else self.path
+        if self._files is None or self._path != path:
+            self._path, self._files = path, Files(path)
+        return image_content(self._files.reference(name))
 
 
-def _picture(content: bytes, region: dict[str, Any]) -> str:
+def _image_link(content: bytes, region: dict[str, Any]) -> str:
+    """The image with the box of a region drawn on it, as a data link."""
     image = Image.fromarray(read_image(content))
     factor = _SIDE / max(image.size)
     small = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
     boxes = np.array([region["bbox"]], float) * np.tile(np.array(small.size) / np.array(image.size), 2)
     file = io.BytesIO()
     draw(small, boxes, [0], [region["phrase"]]).save(file, "JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

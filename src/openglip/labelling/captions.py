@@ -1,4 +1,4 @@
-"""Web captions become phrases worth looking for: each with its place in the caption, each drop with its reason."""
+"""The phrases of web captions that are worth looking for, each with its span; each dropped phrase with its reason."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BOILERPLATE = re.compile(
     r"\b(?:getty images|shutterstock|istock(?:photo)?|alamy|dreamstime|depositphotos|123rf)\b|https?://\S+",
     re.IGNORECASE,
 )
-# heads that name nothing one could draw a box around: the picture itself, places in it, thoughts and time
-_UNSEEN = """
+# Head nouns that name nothing one could draw a box around: the image itself, positions in it, thoughts, time.
+_NON_VISUAL = """
 image photo photograph picture pic view illustration shot snapshot scene drawing sketch vector render rendering
 wallpaper background foreground backdrop portrait closeup close-up footage video copy print format resolution collection
 series set selection gallery album art design style theme texture pattern
@@ -41,7 +41,7 @@ project process system method technique technology science research study theory
 economy politics law justice freedom religion faith spirit soul health beauty fashion tone version edition release
 update download size length width height weight speed rate percent degree
 """
-NON_VISUAL = frozenset(_UNSEEN.split())
+NON_VISUAL = frozenset(_NON_VISUAL.split())
 _FUNCTION_WORDS = """
 a an the this that these those my your his her its our their some any each every no all both of in on at to for with by
 from and or as is are was were be it he she they we you i not very so such own
@@ -52,17 +52,24 @@ _SENTENCE = re.compile(r"[^.!?;\n]+(?:[.!?;](?!\s|$)[^.!?;\n]*)*")
 
 
 @dataclass(frozen=True)
-class Phrases:
-    """What is looked for in one caption.
+class CaptionPhrases:
+    """The phrases to look for in one caption.
 
-    spans: half-open character ranges in `caption`, in its order. parts: ranges of the caption that each fit one prompt
-    and together hold every span. dropped: how many phrases were left out, by reason.
+    Attributes:
+        caption: The caption as it was given.
+        spans: Half-open character ranges of the phrases, in order.
+        chunks: Ranges that divide the caption so that each fits one prompt and no phrase is cut.
+        dropped: Numbers of dropped phrases by reason.
     """
 
     caption: str
     spans: tuple[Span, ...]
-    parts: tuple[Span, ...]
+    chunks: tuple[Span, ...]
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def used_chunks(self) -> list[Span]:
+        """The chunks that hold a phrase."""
+        return [(b, e) for b, e in self.chunks if any(b <= begin and end <= e for begin, end in self.spans)]
 
 
 def find_phrases(
@@ -72,49 +79,61 @@ def find_phrases(
     max_phrases: int = 20,
     max_words: int = 8,
     max_tokens: int = MAX_TOKENS,
-) -> list[Phrases]:
-    """Phrases of several captions (each on its own; together they are only faster with spaCy).
+) -> list[CaptionPhrases]:
+    """Find the phrases of captions. Several captions at once only save time, with spaCy.
 
-    Stock-photo boiler-plate is passed over, lists of five and more short items are parted at the commas, heads that
-    can't be seen are dropped, or cut off where a noun stands before them ("lunchbox ideas").
-    max_phrases, max_words: per caption and per phrase; max_tokens: of one prompt.
+    Boilerplate of stock photos is ignored. Lists of five or more short items are split at the commas. Heads that name
+    nothing visible are cut off where a noun precedes them ("lunchbox ideas"), otherwise the phrase is dropped.
+
+    Args:
+        captions: The captions.
+        chunker: What finds noun phrases; see `prompts.phrases.noun_phrases`.
+        max_phrases: Phrases per caption.
+        max_words: Words per phrase.
+        max_tokens: Tokens per prompt, with both ends.
     """
     masked = [
         _blank(caption, [m.span() for p in (BOILERPLATE, _DASH) for m in p.finditer(caption)]) for caption in captions
     ]
     items = [list(_keyword_items(text)) for text in masked]
     prose = noun_phrases_of([_blank(t, i) for t, i in zip(masked, items, strict=True)], chunker)
-    return [
-        _collect(
-            caption,
-            text,
-            [*spans, *(s for item in listed for s in _item_phrases(text, item))],
-            max_phrases,
-            max_words,
-            max_tokens,
-        )
-        for caption, text, spans, listed in zip(captions, masked, prose, items, strict=True)
-    ]
+    results = []
+    for caption, text, spans, caption_items in zip(captions, masked, prose, items, strict=True):
+        spans = [*spans, *(span for item in caption_items for span in _phrases_of_item(text, item))]
+        results.append(_select(caption, text, spans, max_phrases, max_words, max_tokens))
+    return results
 
 
-def _collect(caption: str, text: str, spans: list[Span], max_phrases: int, max_words: int, max_tokens: int) -> Phrases:
+def _select(
+    caption: str, text: str, spans: list[Span], max_phrases: int, max_words: int, max_tokens: int
+) -> CaptionPhrases:
+    """Keep the spans that name something visible, and divide the caption into chunks.
+
+    Args:
+        caption: The caption.
+        text: The caption with boilerplate blanked out.
+        spans: Candidates, in any order.
+        max_phrases: Phrases to keep.
+        max_words: Words per phrase.
+        max_tokens: Tokens per chunk.
+    """
     dropped = Counter({"boiler-plate": n} if (n := len(BOILERPLATE.findall(caption))) else {})
     tokens = tokenize(caption, max_tokens=None)
-    kept = []
+    selected = []
     for begin, end in sorted(set(spans)):
-        span = _visual(text, begin, end)
-        reason = _fault(text, span, tokens, max_words)
-        if reason is None and len(kept) == max_phrases:
+        span = _visible_part(text, begin, end)
+        reason = _drop_reason(text, span, tokens, max_words)
+        if reason is None and len(selected) == max_phrases:
             reason = "over the cap"
         if reason is None and span is not None:
-            kept.append(span)
+            selected.append(span)
         else:
             dropped[reason or ""] += 1
-    return Phrases(caption, tuple(kept), tuple(_parts(caption, kept, tokens, max_tokens)), dropped)
+    return CaptionPhrases(caption, tuple(selected), tuple(_chunks(caption, selected, tokens, max_tokens)), dropped)
 
 
-def _fault(text: str, span: Span | None, tokens: Tokens, max_words: int) -> str | None:
-    """Why a phrase is left out, None when it stays."""
+def _drop_reason(text: str, span: Span | None, tokens: Tokens, max_words: int) -> str | None:
+    """Why a phrase is dropped; None when it is kept."""
     if span is None:
         return "nothing to see"
     words = text[slice(*span)].lower().split()
@@ -127,8 +146,8 @@ def _fault(text: str, span: Span | None, tokens: Tokens, max_words: int) -> str 
     return None if span_tokens(tokens, *span) else "no word piece"
 
 
-def _visual(text: str, begin: int, end: int) -> Span | None:
-    """The phrase without heads that can't be seen; None when nothing is left that names a thing."""
+def _visible_part(text: str, begin: int, end: int) -> Span | None:
+    """The phrase without heads that name nothing visible; None when no noun is left."""
     words = [(m.start() + begin, m.end() + begin, m[0].lower()) for m in re.finditer(r"\S+", text[begin:end])]
     cut = False
     while words and _is_non_visual(words[-1][2]):
@@ -153,38 +172,38 @@ def _keyword_items(text: str) -> Iterator[Span]:
             yield from items
 
 
-def _item_phrases(text: str, item: Span) -> list[Span]:
+def _phrases_of_item(text: str, item: Span) -> list[Span]:
     return [(item[0] + b, item[0] + e) for b, e in noun_phrases(text[slice(*item)], "rules")]
 
 
 def _blank(text: str, spans: Sequence[Span]) -> str:
-    """The text with ranges overwritten by a full stop and blanks, so that every other character keeps its place."""
+    """The text with ranges overwritten by a full stop and blanks; every other character keeps its position."""
     for begin, end in spans:
         text = text[:begin] + "." + " " * (end - begin - 1) + text[end:]
     return text
 
 
-def _parts(caption: str, spans: Sequence[Span], tokens: Tokens, max_tokens: int) -> Iterator[Span]:
-    """Cut a caption into ranges of at most `max_tokens` (with the two ends), best after a sentence, in no phrase."""
+def _chunks(caption: str, spans: Sequence[Span], tokens: Tokens, max_tokens: int) -> Iterator[Span]:
+    """Divide a caption into ranges of at most `max_tokens`, preferably after a sentence, never inside a phrase."""
     starts = [offset[0] for offset in tokens.offsets[1:-1]]
     inside = {c for b, e in spans for c in range(b + 1, e)}
     begin, first, room = 0, 0, max_tokens - 2
     while len(starts) - first > room:
         window = range(first + 1, first + room + 1)
-        places = [i for i in window if starts[i] not in inside and not _in_word(caption, starts[i])]
-        first = max(places, key=lambda i: (_cut_quality(caption, starts[i]), i), default=first + room)
+        candidates = [i for i in window if starts[i] not in inside and not _is_in_word(caption, starts[i])]
+        first = max(candidates, key=lambda i: (_cut_quality(caption, starts[i]), i), default=first + room)
         yield begin, starts[first]
         begin = starts[first]
     yield begin, len(caption)
 
 
-def _in_word(caption: str, place: int) -> bool:
-    return caption[place - 1].isalnum() and caption[place].isalnum()
+def _is_in_word(caption: str, position: int) -> bool:
+    return caption[position - 1].isalnum() and caption[position].isalnum()
 
 
-def _cut_quality(caption: str, place: int) -> int:
-    """A place after a sentence is best, then after a comma, then after a blank, then between any two tokens."""
-    before = caption[:place].rstrip()[-1:]
-    if not caption[place - 1].isspace():
+def _cut_quality(caption: str, position: int) -> int:
+    """Best is a cut after a sentence, then after a comma, then after a blank, then between any two tokens."""
+    before = caption[:position].rstrip()[-1:]
+    if not caption[position - 1].isspace():
         return 0
     return 3 if before in ".!?;" else 2 if before == "," else 1

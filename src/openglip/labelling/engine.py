@@ -1,4 +1,4 @@
-"""Shards to workers, on this machine or on Ray: whoever is free takes the next one, a dead worker's shard is redone."""
+"""Shards to workers, on this machine or on Ray: a free worker takes the next one, a dead worker's shard is redone."""
 
 from __future__ import annotations
 
@@ -18,30 +18,44 @@ from typing import Any, Protocol
 
 from openglip.errors import DataError, MissingExtraError, OpenGLIPError
 from openglip.labelling.inputs import Shard
+from openglip.runtime import Progress
 
-DEATHS = 8  # of workers with one shard in hand, before it counts as the cause
-TRIES = 2  # of a shard that raised an error
-_BEAT_SECONDS = 0.5
+MAX_DEATHS = 8  # of workers while they had a shard, before it counts as the cause
+MAX_TRIES = 2  # of a shard that raised an error
+_PROGRESS_SECONDS = 0.5
 
 Row = dict[str, Any]
-Beat = Callable[[int], None]
-Work = Callable[[Shard, Beat], Row]
+ShardFunction = Callable[[Shard, Callable[[Progress], None]], Row]
+"""Processes a shard, calls back with the pairs that are done, and returns the shard's row of the manifest."""
 
 
 class Job(Protocol):
-    """Picklable; `worker` is called once in each worker, with its number, and gives the function that does a shard."""
+    """What workers do. Picklable, unless it runs in this process."""
 
-    def worker(self, number: int = 0) -> Work: ...
+    def start_worker(self, number: int = 0) -> ShardFunction:
+        """Called once in each worker with its number; returns what processes shards there."""
+        ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a shard: its row, or the error of its last try. With `pairs` only: how far a worker has come."""
+    """The end of a shard, or how far it is.
+
+    Attributes:
+        shard: The shard.
+        row: Its row of the manifest.
+        error: The error of its last try.
+        pairs: Pairs that are done, while it is being processed.
+    """
 
     shard: Shard
     row: Row | None = None
     error: str | None = None
     pairs: int | None = None
+
+
+Run = Callable[[Sequence[Shard], Job], Generator[Outcome]]
+"""Gives shards to workers; yields their outcomes."""
 
 
 class _Queue:
@@ -52,182 +66,201 @@ class _Queue:
         self.deaths: dict[str, int] = {}
         self.tries: dict[str, int] = {}
 
-    def died(self, shard: Shard, how: str) -> Outcome | None:
-        """Take back the shard of a dead worker; an outcome when it has killed too many."""
+    def worker_died(self, shard: Shard, how: str) -> Outcome | None:
+        """Take back the shard of a dead worker; an outcome when too many have died."""
         self.deaths[shard.name] = self.deaths.get(shard.name, 0) + 1
-        if self.deaths[shard.name] >= DEATHS:
-            return Outcome(shard, error=f"its worker died {DEATHS} times, last with {how}")
+        if self.deaths[shard.name] >= MAX_DEATHS:
+            return Outcome(shard, error=f"its worker died {MAX_DEATHS} times, last with {how}")
         self.waiting.appendleft(shard)
         return None
 
-    def answered(self, shard: Shard, kind: str, value: Any) -> Outcome | None:
+    def worker_answered(self, shard: Shard, kind: str, value: Any) -> Outcome | None:
         """The outcome of a worker's answer; None when the shard is tried again."""
         if kind == "done":
             return Outcome(shard, row=value)
         if kind == "fatal":
             raise OpenGLIPError(value)
         self.tries[shard.name] = self.tries.get(shard.name, 0) + 1
-        if kind == "failed" and self.tries[shard.name] < TRIES:
+        if kind == "failed" and self.tries[shard.name] < MAX_TRIES:
             self.waiting.append(shard)
             return None
         return Outcome(shard, error=value)
 
 
-def do_shard(work: Work, shard: Shard, beat: Beat) -> tuple[str, Any]:
-    """("done", row), or ("failed", message), or ("broken", message) for an input that will not get better."""
+def process_shard(function: ShardFunction, shard: Shard, progress: Callable[[Progress], None]) -> tuple[str, Any]:
+    """("done", row), ("failed", message), or ("broken", message) for an input that another try can't change."""
     try:
-        return "done", work(shard, beat)
+        return "done", function(shard, progress)
     except DataError as error:
         return "broken", str(error)
     except (OpenGLIPError, OSError, RuntimeError, MemoryError, ValueError) as error:
         return "failed", f"{type(error).__name__}: {error}"
 
 
+def _ignore(progress: Progress) -> None:
+    pass
+
+
 def in_process(shards: Sequence[Shard], job: Job) -> Generator[Outcome]:
-    """All shards in this process, one after the other."""
-    queue, work = _Queue(shards), job.worker()
+    """Process all shards in this process, one after the other."""
+    queue, function = _Queue(shards), job.start_worker()
     while queue.waiting:
         shard = queue.waiting.popleft()
-        if outcome := queue.answered(shard, *do_shard(work, shard, lambda pairs: None)):
+        if outcome := queue.worker_answered(shard, *process_shard(function, shard, _ignore)):
             yield outcome
 
 
-# --- processes on this machine -------------------------------------------------------------------------------------
+# ---- processes on this machine
 
 
 @dataclass
-class _Member:
+class _Worker:
     number: int
     process: Any
     connection: Connection
     shard: Shard | None = None
 
 
-def on_processes(shards: Sequence[Shard], job: Job, workers: int) -> Generator[Outcome]:
-    """Shards on `workers` processes. Outcomes come as they are ready, and now and then one that says how far it is.
+def on_processes(shards: Sequence[Shard], job: Job, count: int) -> Generator[Outcome]:
+    """Process shards on `count` processes.
 
-    Raises OpenGLIPError when a worker can't be set up at all.
+    Yields:
+        Outcomes as they come, and now and then one that says how far a shard is.
+
+    Raises:
+        OpenGLIPError: A worker can't be started.
     """
     queue = _Queue(shards)
-    members: list[_Member] = []
+    workers: list[_Worker] = []
     try:
-        while queue.waiting or any(m.shard for m in members):
-            wanted = min(workers, len(queue.waiting) + sum(m.shard is not None for m in members))
-            free = [n for n in range(workers) if n not in {m.number for m in members}]
-            members += [_start(job, number) for number in free[: max(0, wanted - len(members))]]
-            for member in members:
-                if member.shard is None and queue.waiting:
-                    _hand_over(member, queue)
-            for connection in wait([m.connection for m in members], timeout=5):
-                member = next(m for m in members if m.connection is connection)
-                if outcome := _hear(member, members, queue):
+        while queue.waiting or any(worker.shard for worker in workers):
+            needed = min(count, len(queue.waiting) + sum(worker.shard is not None for worker in workers))
+            free_numbers = [n for n in range(count) if n not in {worker.number for worker in workers}]
+            workers += [_start(job, number) for number in free_numbers[: max(0, needed - len(workers))]]
+            for worker in workers:
+                if worker.shard is None and queue.waiting:
+                    _send_shard(worker, queue)
+            for connection in wait([worker.connection for worker in workers], timeout=5):
+                worker = next(worker for worker in workers if worker.connection is connection)
+                if outcome := _receive(worker, workers, queue):
                     yield outcome
     finally:
-        for member in members:
-            member.process.kill()
-        for member in members:
-            member.process.join()
-            member.connection.close()
+        for worker in workers:
+            worker.process.kill()
+        for worker in workers:
+            worker.process.join()
+            worker.connection.close()
 
 
-def _start(job: Job, number: int) -> _Member:
+def _start(job: Job, number: int) -> _Worker:
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, job, number, os.getpid()), daemon=True)
+    parent_end, worker_end = context.Pipe()
+    process = context.Process(target=_run_worker, args=(worker_end, job, number, os.getpid()), daemon=True)
     process.start()
-    theirs.close()  # so that the end of the worker is the end of the pipe
-    return _Member(number, process, ours)
+    worker_end.close()  # so that the end of the worker is the end of the pipe
+    return _Worker(number, process, parent_end)
 
 
-def _hand_over(member: _Member, queue: _Queue) -> None:
+def _send_shard(worker: _Worker, queue: _Queue) -> None:
     shard = queue.waiting.popleft()
-    member.shard = shard
-    with suppress(BrokenPipeError):  # it died: its pipe has ended, and says so when it is heard
-        member.connection.send(shard)
+    worker.shard = shard
+    with suppress(BrokenPipeError):  # the worker died; `_receive` will notice
+        worker.connection.send(shard)
 
 
-def _hear(member: _Member, members: list[_Member], queue: _Queue) -> Outcome | None:
-    shard = member.shard
+def _receive(worker: _Worker, workers: list[_Worker], queue: _Queue) -> Outcome | None:
+    shard = worker.shard
     try:
-        kind, value = member.connection.recv()
+        kind, value = worker.connection.recv()
     except (EOFError, OSError):
-        member.process.join()
-        members.remove(member)
-        member.connection.close()
-        return queue.died(shard, f"exit status {member.process.exitcode}") if shard is not None else None
+        worker.process.join()
+        workers.remove(worker)
+        worker.connection.close()
+        return queue.worker_died(shard, f"exit status {worker.process.exitcode}") if shard is not None else None
     if kind == "fatal":
         raise OpenGLIPError(value)
     if shard is None:
         return None
-    if kind == "beat":
+    if kind == "progress":
         return Outcome(shard, pairs=value)
-    member.shard = None
-    return queue.answered(shard, kind, value)
+    worker.shard = None
+    return queue.worker_answered(shard, kind, value)
 
 
-def _serve(connection: Connection, job: Job, number: int, parent: int) -> None:
-    """The worker's process: takes shards from the pipe until it ends; ends itself when the main process is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _run_worker(connection: Connection, job: Job, number: int, parent: int) -> None:
+    """Process shards from the pipe until it ends; exit when the main process is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, OSError):  # the main process is gone
         try:
-            work = job.worker(number)
+            function = job.start_worker(number)
         except (OpenGLIPError, OSError, RuntimeError) as error:
             connection.send(("fatal", f"a worker could not start: {error}"))
             return
         while True:
             shard = connection.recv()
-            connection.send(do_shard(work, shard, _Beat(connection)))
+            connection.send(process_shard(function, shard, _ProgressSender(connection)))
 
 
-def _end_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
-class _Beat:
-    """Tells the main process how many pairs of a shard are done, not too often."""
+class _ProgressSender:
+    """Tells the main process how many pairs of a shard are done, at most twice a second."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection, self.last = connection, 0.0
 
-    def __call__(self, pairs: int) -> None:
+    def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self.last > _BEAT_SECONDS:
+        if now - self.last > _PROGRESS_SECONDS:
             self.last = now
-            self.connection.send(("beat", pairs))
+            self.connection.send(("progress", progress.done))
 
 
-# --- Ray -----------------------------------------------------------------------------------------------------------
+# ---- Ray
 
 
-def _why(error: Exception) -> str:
-    """Ray's errors are pages; their last lines say what happened."""
+def _shorten(error: Exception) -> str:
+    """The last words of an error of Ray, which is pages long and says at its end what happened."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
 
 
 class _RayWorker:
-    """job: pickled, so that a job which can't be loaded is an answer and not one dead worker after the other."""
+    """A worker on Ray. The job comes pickled, so that one which can't be loaded is an answer and not a dead worker."""
 
     def __init__(self, job: bytes) -> None:
         self.job = job
-        self.work: Work | None = None
+        self.function: ShardFunction | None = None
 
-    def do(self, shard: Shard) -> tuple[str, Any]:
+    def process(self, shard: Shard) -> tuple[str, Any]:
         try:
-            work = self.work = self.work or pickle.loads(self.job).worker()
+            function = self.function = self.function or pickle.loads(self.job).start_worker()
         except (OpenGLIPError, OSError, RuntimeError, ImportError, AttributeError) as error:
             return "fatal", f"a worker could not start: {error}"
-        return do_shard(work, shard, lambda pairs: None)
+        return process_shard(function, shard, _ignore)
 
 
 def on_ray(
-    shards: Sequence[Shard], job: Job, workers: int, address: str | None = None, gpus: float = 0
+    shards: Sequence[Shard], job: Job, count: int, address: str | None = None, gpus: float = 0
 ) -> Generator[Outcome]:
-    """The same on Ray: on the cluster at `address` (its machines see the same input and output folders), or here.
+    """Process shards on Ray.
 
-    gpus: of each worker. Raises MissingExtraError without Ray.
+    Args:
+        shards: The shards.
+        job: What workers do.
+        count: Number of workers.
+        address: Address of a cluster, whose machines see the same input and output folders; None starts Ray here.
+        gpus: GPUs per worker.
+
+    Yields:
+        Outcomes as they come.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -239,7 +272,7 @@ def on_ray(
         return
     started = not ray.is_initialized()
     if started:
-        here = {} if address else {"num_cpus": workers, "include_dashboard": False}
+        here = {} if address else {"num_cpus": count, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
     actor_class: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(_RayWorker)
     queue, pickled = _Queue(shards), pickle.dumps(job)
@@ -247,19 +280,19 @@ def on_ray(
     idle: list[Any] = []
     try:
         while queue.waiting or busy:
-            while queue.waiting and len(busy) < workers:
+            while queue.waiting and len(busy) < count:
                 actor = idle.pop() if idle else actor_class.remote(pickled)
                 shard = queue.waiting.popleft()
-                busy[actor.do.remote(shard)] = (actor, shard)
+                busy[actor.process.remote(shard)] = (actor, shard)
             for future in ray.wait(list(busy), timeout=5)[0]:
                 actor, shard = busy.pop(future)
                 try:
                     answer = ray.get(future)
                 except RayError as error:
-                    outcome = queue.died(shard, _why(error))
+                    outcome = queue.worker_died(shard, _shorten(error))
                 else:
                     idle.append(actor)
-                    outcome = queue.answered(shard, *answer)
+                    outcome = queue.worker_answered(shard, *answer)
                 if outcome:
                     yield outcome
     finally:

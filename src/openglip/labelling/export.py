@@ -1,4 +1,4 @@
-"""From a run's labels to training data, and to a person and back: a threshold, parquet, Label Studio's tasks."""
+"""From the labels of a run to training data, and to Label Studio and back, where a person corrects them."""
 
 from __future__ import annotations
 
@@ -14,56 +14,86 @@ from openglip.labelling.manifest import Manifest
 from openglip.prompts.text import locate_phrases
 
 Line = dict[str, Any]
-Form = Literal["odvg", "parquet"]
+ExportFormat = Literal["odvg", "parquet"]
 
 
-def publish(folder: StrPath, out: StrPath, *, threshold: float = 0.5, form: Form = "odvg") -> dict[str, int]:
-    """Write the labels of a run that score above `threshold`, a file per shard, for training; returns counts.
+def publish(
+    folder: StrPath, output: StrPath, *, threshold: float = 0.5, format: ExportFormat = "odvg"
+) -> dict[str, int]:
+    """Write the labels of a run for training, one file per shard. Lines without a label are left out.
 
-    Lines that are left without a label are not written. form: "odvg" (NAME.jsonl) or "parquet" (NAME.parquet, the
-    pictures as paths; needs pyarrow). Raises ConfigError when `out` holds files, DataError when the run is not whole.
+    Args:
+        folder: The folder of the run.
+        output: An empty folder.
+        threshold: Only labels with a score above it.
+        format: "odvg" (NAME.jsonl), or "parquet" (NAME.parquet with the paths of images; needs pyarrow).
+
+    Returns:
+        Numbers of lines and boxes, of lines without boxes, and of boxes below the threshold.
+
+    Raises:
+        ConfigError: The output folder is not empty.
+        DataError: A shard of the run is missing or changed.
     """
-    if form not in get_args(Form):
-        raise ConfigError(f"no format {form!r}: use {' or '.join(get_args(Form))}")
-    manifest, target = _finished(folder), Path(out)
+    if format not in get_args(ExportFormat):
+        raise ConfigError(f"no format {format!r}: use {' or '.join(get_args(ExportFormat))}")
+    manifest, target = _load_finished(folder), Path(output)
     if target.exists() and any(target.iterdir()):
-        raise ConfigError(f"{target} is not empty: give another place")
+        raise ConfigError(f"{target} is not empty: choose another folder")
     counts = {"lines": 0, "boxes": 0, "lines_without_box": 0, "boxes_below_threshold": 0}
     for name in manifest.planned:
-        kept = list(_above(lines_of(folder, name), threshold, counts))
-        if form == "parquet":
-            _write_parquet(kept, target / f"{name}.parquet")
+        lines = list(_lines_above(lines_of(folder, name), threshold, counts))
+        if format == "parquet":
+            _write_parquet(lines, target / f"{name}.parquet")
         else:
-            _write_lines(kept, target / f"{name}.jsonl")
+            _write_lines(lines, target / f"{name}.jsonl")
     return counts
 
 
-def to_review(
-    folder: StrPath, out: StrPath, *, threshold: float = 0.5, prefix: str = "", limit: int | None = None
+def write_review_tasks(
+    folder: StrPath, output: StrPath, *, threshold: float = 0.5, prefix: str = "", limit: int | None = None
 ) -> int:
-    """Write a run's labels as Label Studio tasks with predictions; returns how many tasks.
+    """Write the labels of a run as Label Studio tasks with predictions.
 
-    prefix: what stands before a picture's name so that Label Studio finds it, such as "/data/local-files/?d=photos/".
-    Each phrase of a caption is a label of its own ("person", "person (2)"), so that it keeps its span; for the
-    labelling interface use <RectangleLabels name="label" toName="image" value="$labels"/>.
+    Each phrase of a caption is a label ("person", "person (2)"), so that its span is not lost. The labelling interface
+    needs <RectangleLabels name="label" toName="image" value="$labels"/>.
+
+    Args:
+        folder: The folder of the run.
+        output: The JSON file to write.
+        threshold: Only labels with a score above it.
+        prefix: Put before file names so that Label Studio finds the images, such as "/data/local-files/?d=photos/".
+        limit: Number of tasks; None writes all.
+
+    Returns:
+        The number of tasks.
     """
     tasks: list[Line] = []
-    for name in _finished(folder).planned:
+    for name in _load_finished(folder).planned:
         for line in lines_of(folder, name):
             if limit is not None and len(tasks) >= limit:
                 break
             tasks.append(_task(line, len(tasks) + 1, threshold, prefix))
-    with whole_file(out) as file:
+    with whole_file(output) as file:
         json.dump(tasks, file, ensure_ascii=False)
     return len(tasks)
 
 
-def from_review(path: StrPath, out: StrPath) -> dict[str, int]:
-    """Turn tasks of `to_review` that a person corrected (Label Studio's json export) into ODVG lines; returns counts.
+def read_review_tasks(path: StrPath, output: StrPath) -> dict[str, int]:
+    """Turn corrected tasks of `write_review_tasks` into ODVG lines.
 
-    Of several annotations of a task the last that was not cancelled counts; tasks without one are left out. A new
-    label's words are looked up in the caption. Raises DataError with the task for words that are not in it and for
-    turned rectangles.
+    Of several annotations of a task, the last that was not cancelled counts; tasks without one are left out. The words
+    of new labels are located in the caption.
+
+    Args:
+        path: Label Studio's JSON export.
+        output: The ODVG file to write.
+
+    Returns:
+        Numbers of lines, boxes and tasks that were not reviewed.
+
+    Raises:
+        DataError: A label's words are not in the caption, or a rectangle is rotated; the message names the task.
     """
     tasks = read_json(path)
     if not isinstance(tasks, list):
@@ -72,18 +102,18 @@ def from_review(path: StrPath, out: StrPath) -> dict[str, int]:
     lines = []
     for task in tasks:
         try:
-            line = _corrected(task)
+            line = _corrected_line(task)
         except (KeyError, TypeError, ValueError) as error:
-            own = task.get("id") if isinstance(task, dict) else task
-            why = str(error) if isinstance(error, DataError | PromptError) else f"{type(error).__name__} {error}"
-            raise DataError(f"{path}: task {own!r}: {why}") from error
+            task_id = task.get("id") if isinstance(task, dict) else task
+            reason = str(error) if isinstance(error, DataError | PromptError) else f"{type(error).__name__} {error}"
+            raise DataError(f"{path}: task {task_id!r}: {reason}") from error
         if line is None:
             counts["not_reviewed"] += 1
         else:
             counts["lines"] += 1
             counts["boxes"] += len(line["grounding"]["regions"])
             lines.append(line)
-    _write_lines(lines, Path(out))
+    _write_lines(lines, Path(output))
     return counts
 
 
@@ -93,23 +123,23 @@ def lines_of(folder: StrPath, shard: str) -> Iterator[Line]:
         yield from map(json.loads, file)
 
 
-def _finished(folder: StrPath) -> Manifest:
-    manifest = Manifest.load(Path(folder))
+def _load_finished(folder: StrPath) -> Manifest:
+    manifest = Manifest.load(folder)
     missing = [name for name in manifest.planned if not manifest.is_done(name)]
     if missing:
         raise DataError(f"{folder}: {len(missing)} shards are not done or changed ({missing[0]} is the first)")
     return manifest
 
 
-def _above(lines: Iterator[Line], threshold: float, counts: dict[str, int]) -> Iterator[Line]:
+def _lines_above(lines: Iterator[Line], threshold: float, counts: dict[str, int]) -> Iterator[Line]:
     for line in lines:
         regions = line["grounding"]["regions"]
-        kept = [r for r in regions if r["score"] > threshold]
-        counts["boxes"] += len(kept)
-        counts["boxes_below_threshold"] += len(regions) - len(kept)
-        counts["lines" if kept else "lines_without_box"] += 1
-        if kept:
-            yield {**line, "grounding": {**line["grounding"], "regions": kept}}
+        above = [region for region in regions if region["score"] > threshold]
+        counts["boxes"] += len(above)
+        counts["boxes_below_threshold"] += len(regions) - len(above)
+        counts["lines" if above else "lines_without_box"] += 1
+        if above:
+            yield {**line, "grounding": {**line["grounding"], "regions": above}}
 
 
 def _write_lines(lines: list[Line], path: Path) -> None:
@@ -125,30 +155,33 @@ def _write_parquet(lines: list[Line], path: Path) -> None:
     except ImportError as error:
         raise MissingExtraError("pyarrow", "label", "writing parquet") from error
     regions = [line["grounding"]["regions"] for line in lines]
-    numbers, spans = arrow.list_(arrow.list_(arrow.float64())), arrow.list_(arrow.list_(arrow.list_(arrow.int64())))
-    columns = {
-        "image": arrow.array([line["filename"] for line in lines], arrow.string()),
-        "image_id": arrow.array([str(line.get("id", line["filename"])) for line in lines], arrow.string()),
-        "height": arrow.array([line["height"] for line in lines], arrow.int64()),
-        "width": arrow.array([line["width"] for line in lines], arrow.int64()),
-        "caption": arrow.array([line["grounding"]["caption"] for line in lines], arrow.string()),
-        "boxes": arrow.array([[r["bbox"] for r in row] for row in regions], numbers),
-        "tokens_positive": arrow.array([[r["tokens_positive"] for r in row] for row in regions], spans),
-        "scores": arrow.array([[r["score"] for r in row] for row in regions], arrow.list_(arrow.float64())),
-        "provenance": arrow.array([json.dumps(line["provenance"]) for line in lines], arrow.string()),
+    text, integer, numbers = arrow.string(), arrow.int64(), arrow.list_(arrow.float64())
+    values = {
+        "image": ([line["filename"] for line in lines], text),
+        "image_id": ([str(line.get("id", line["filename"])) for line in lines], text),
+        "height": ([line["height"] for line in lines], integer),
+        "width": ([line["width"] for line in lines], integer),
+        "caption": ([line["grounding"]["caption"] for line in lines], text),
+        "boxes": ([[r["bbox"] for r in row] for row in regions], arrow.list_(numbers)),
+        "tokens_positive": (
+            [[r["tokens_positive"] for r in row] for row in regions],
+            arrow.list_(arrow.list_(arrow.list_(integer))),
+        ),
+        "scores": ([[r["score"] for r in row] for row in regions], numbers),
+        "provenance": ([json.dumps(line["provenance"]) for line in lines], text),
     }
     with whole_file(path, "wb") as file:
-        parquet.write_table(arrow.table(columns), file)
+        parquet.write_table(arrow.table({name: arrow.array(*column) for name, column in values.items()}), file)
 
 
-# --- Label Studio --------------------------------------------------------------------------------------------------
+# ---- Label Studio
 
 
 def _task(line: Line, number: int, threshold: float, prefix: str) -> Line:
     names: dict[str, list[list[int]]] = {}
     results = []
     for i, region in enumerate(line["grounding"]["regions"]):
-        name = _name_of(region, names)
+        name = _label_name(region, names)
         if region["score"] > threshold:
             results.append(_rectangle(f"r{i}", name, region, line["height"], line["width"]))
     data = {
@@ -164,8 +197,8 @@ def _task(line: Line, number: int, threshold: float, prefix: str) -> Line:
     return {"id": number, "data": data, "predictions": [{"model_version": model, "result": results}]}
 
 
-def _name_of(region: Mapping[str, Any], names: dict[str, list[list[int]]]) -> str:
-    """The label of a phrase; the second phrase of equal words gets a number."""
+def _label_name(region: Mapping[str, Any], names: dict[str, list[list[int]]]) -> str:
+    """The label of a phrase; the second phrase with equal words gets a number. New ones are added to `names`."""
     spans, number = region["tokens_positive"], 1
     name = region["phrase"]
     while names.setdefault(name, spans) != spans:
@@ -174,7 +207,8 @@ def _name_of(region: Mapping[str, Any], names: dict[str, list[list[int]]]) -> st
     return name
 
 
-def _rectangle(own: str, name: str, region: Mapping[str, Any], height: int, width: int) -> Line:
+def _rectangle(result_id: str, name: str, region: Mapping[str, Any], height: int, width: int) -> Line:
+    """A box in percent of the image."""
     x1, y1, x2, y2 = region["bbox"]
     value = {
         "x": 100 * x1 / width,
@@ -184,24 +218,24 @@ def _rectangle(own: str, name: str, region: Mapping[str, Any], height: int, widt
         "rotation": 0,
         "rectanglelabels": [name],
     }
-    places = {"from_name": "label", "to_name": "image", "original_width": width, "original_height": height}
-    return {"id": own, "type": "rectanglelabels", **places, "value": value, "score": region["score"]}
+    target = {"from_name": "label", "to_name": "image", "original_width": width, "original_height": height}
+    return {"id": result_id, "type": "rectanglelabels", **target, "value": value, "score": region["score"]}
 
 
-def _corrected(task: Line) -> Line | None:
-    """The ODVG line of one task; None when nobody looked at it."""
-    given = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
-    if not given:
+def _corrected_line(task: Line) -> Line | None:
+    """The ODVG line of one task; None when nobody reviewed it."""
+    annotations = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
+    if not annotations:
         return None
     data = task["data"]
     height, width = data["size"]
     regions = []
-    for item in given[-1]["result"]:
+    for item in annotations[-1]["result"]:
         if item.get("type") != "rectanglelabels":
             continue
         value = item["value"]
         if value.get("rotation"):
-            raise DataError(f"a rectangle is turned by {value['rotation']} degrees: boxes are upright")
+            raise DataError(f"a rectangle is rotated by {value['rotation']} degrees, but boxes are upright")
         left, top = value["x"] * width / 100, value["y"] * height / 100
         box = [left, top, left + value["width"] * width / 100, top + value["height"] * height / 100]
         for name in value["rectanglelabels"]:

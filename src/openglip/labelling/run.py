@@ -1,4 +1,4 @@
-"""`openglip.label`: pictures and captions become boxes with phrases, shard by shard; it can be stopped at any time."""
+"""`openglip.label`: images and captions become boxes with phrases, shard by shard; it can be stopped at any time."""
 
 from __future__ import annotations
 
@@ -8,77 +8,63 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import numpy as np
+from typing import Any, Literal, Unpack, get_args
 
 import openglip
-from openglip.data.files import image_content
-from openglip.errors import ConfigError, DataError, ImageError
+from openglip.errors import ConfigError
 from openglip.files import HOLDER_FILE, LOCK_FILE, StrPath, folder_lock, remove_temporary_files
-from openglip.labelling.engine import Beat, Outcome, Work, in_process, on_processes, on_ray
-from openglip.labelling.filters import near_duplicates, perceptual_hash
+from openglip.labelling.duplicates import compute_hashes, find_duplicates
+from openglip.labelling.engine import Outcome, Row, Run, ShardFunction, in_process, on_processes, on_ray
 from openglip.labelling.inputs import SHARD_SIZE, Shard, plan
 from openglip.labelling.manifest import KINDS, NAME, Manifest
 from openglip.labelling.shards import LabelSettings, label_shard
-from openglip.labelling.teacher import Model, Teacher, TeacherSettings, build_detector
+from openglip.labelling.teacher import Agreement, Model, Teacher, TeacherSettings, build_detector
+from openglip.predict.options import DetectArguments, DetectOptions
 from openglip.prompts.phrases import resolve_chunker
 from openglip.prompts.text import check_names
-from openglip.runtime import gpu_count, num_threads, processor_count, set_num_threads
+from openglip.runtime import Precision, Progress, gpu_count, num_threads, processor_count, set_num_threads
 
 Engine = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """done, total: shards. pairs: of this run so far, in all workers. seconds_left: None until a shard is done."""
-
-    done: int
-    total: int
-    pairs: int
-    seconds: float
-    seconds_left: float | None
-
-
-@dataclass(frozen=True)
 class LabelJob:
-    """All that a worker needs to label shards."""
+    """What a worker needs to label shards."""
 
     folder: Path
     model: Model
-    weights: str | None
+    weights: StrPath | None
     teacher: TeacherSettings
     labels: LabelSettings
     categories: tuple[str, ...] | None
     provenance: dict[str, Any]
-    repeated: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    duplicates: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
-    def worker(self, number: int = 0) -> Work:
-        """Build the teacher, on the GPU of this number if it is to be any. Raises ConfigError for other weights."""
+    def start_worker(self, number: int = 0) -> ShardFunction:
+        """Build the teacher, on the GPU of this number where any will do.
+
+        Raises:
+            ConfigError: The weights differ from those of the run.
+        """
         set_num_threads(self.teacher.threads)
         device = self.teacher.device
         if device == "cuda":
             device = f"cuda:{number % gpu_count()}"
         detector = build_detector(self.model, self.weights, device, self.teacher.precision)
-        found, wanted = detector.backend.weights_sha256(), self.provenance["weights_sha256"]
-        if found != wanted:
-            raise ConfigError(f"the weights here have the sha256 {found}, those of the run {wanted}")
+        digest, expected = detector.backend.weights_sha256(), self.provenance["weights_sha256"]
+        if digest != expected:
+            raise ConfigError(f"the weights here have the sha256 {digest}, those of the run {expected}")
         teacher = Teacher(detector, self.teacher, self.categories)
 
-        def work(shard: Shard, beat: Beat) -> dict[str, Any]:
-            repeated = self.repeated.get(shard.name)
-            return label_shard(shard, teacher, self.labels, self.folder, self.provenance, repeated=repeated, beat=beat)
+        def label(shard: Shard, progress: Callable[[Progress], None]) -> Row:
+            duplicates = self.duplicates.get(shard.name)
+            return label_shard(
+                shard, teacher, self.labels, self.folder, self.provenance, duplicates=duplicates, progress=progress
+            )
 
-        return work
-
-
-@dataclass(frozen=True)
-class HashJob:
-    """Perceptual hashes of a shard's pictures, with their names."""
-
-    def worker(self, number: int = 0) -> Work:
-        return lambda shard, beat: {"hashes": [_hash(pair) for pair in shard.pairs()]}
+        return label
 
 
 def label(
@@ -86,49 +72,85 @@ def label(
     output: StrPath,
     *,
     model: Model = "nano",
-    weights: str | None = None,
+    weights: StrPath | None = None,
     categories: Sequence[str] | None = None,
     images: StrPath | None = None,
     workers: int | None = None,
     engine: Engine = "local",
     address: str | None = None,
     shard_size: int = SHARD_SIZE,
-    teacher: TeacherSettings | None = None,
     labels: LabelSettings | None = None,
     drop_duplicates: bool = False,
     exclude: StrPath | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    threads: int = 1,
+    agreement: Agreement | None = None,
     progress: Callable[[Progress], None] = lambda progress: None,
+    options: DetectOptions | None = None,
+    **arguments: Unpack[DetectArguments],
 ) -> Manifest:
-    """Let a model label pictures with captions, or with a list of categories; see docs/labelling.md.
+    """Let a model label images with captions, or with a list of categories; see docs/labelling.md.
 
-    source: see `labelling.inputs`; images: where the pictures lie if not beside the captions. output: a folder; the
-    same call on the same folder goes on where the last one ended. model: a name, a checkpoint, or a function of a
-    module that returns a Detector. workers: processes; None: one per core, one per GPU; 0: this process. address: of a
-    Ray cluster. drop_duplicates: leave out pictures that repeat an earlier one; exclude: or one of this input (an
-    evaluation set). Returns the manifest; its `failed` names the shards that could not be done.
-    Raises ConfigError for other settings than the folder's, DataError for an unusable input.
+    Args:
+        source: A folder of images, an archive, ...; see `labelling.inputs`. Several are labelled as one input.
+        output: The folder to write. The same call on the same folder continues where the last one ended.
+        model: Name of a model, path of a checkpoint, a `Detector`, or a function of a module that returns one. A
+            `Detector` itself labels in this process only.
+        weights: Checkpoint for a model that is given by name.
+        categories: Names to look for instead of the phrases of captions.
+        images: Folder or tar of the images, where they are not next to the captions.
+        workers: Number of processes; 0 labels in this process. None: one per core or per GPU.
+        engine: "local", or "ray".
+        address: Address of a Ray cluster.
+        shard_size: Pairs per shard, where the input is not divided.
+        labels: Which captions, images, phrases and boxes are kept.
+        drop_duplicates: Skip images that look like an earlier one.
+        exclude: Another input, such as an evaluation set; images that look like one of its images are skipped.
+        device: "auto", "cpu", "cuda", ... for a model that is given by name or path.
+        precision: "fp32", "bf16" or "auto", likewise.
+        threads: Threads of each worker.
+        agreement: Keep only boxes that are found again on a second view, "flip" or "jitter".
+        progress: Called with the number of shards that are done; its figures are "pairs", "seconds", and "seconds_left"
+            as soon as a shard is done.
+        options: Options of detection.
+        **arguments: Single options, such as `threshold` (0.1 by default), `nms_iou` or `short_side`.
+
+    Returns:
+        The manifest of the run: `folder`, `figures`, `shards`, and `failed`, the shards that could not be processed.
+
+    Raises:
+        ConfigError: The folder holds a run with other settings, or the arguments do not fit together.
+        DataError: The input can't be used.
     """
     if engine not in get_args(Engine):
         raise ConfigError(f"no engine {engine!r}: use {' or '.join(get_args(Engine))}")
+    in_this_process_only = not isinstance(model, (str, PathLike)) and not callable(model)
+    if in_this_process_only and (engine != "local" or workers):
+        raise ConfigError(
+            "a Detector labels in this process only: leave out workers and engine, or pass a model's name, the path of "
+            "a checkpoint, or a function of a module that returns a Detector"
+        )
     shards = plan(source, images, shard_size)
-    job, settings = _prepare(
-        model, weights, categories, teacher or TeacherSettings(), labels or LabelSettings(), Path(output)
-    )
+    detect_options = (options or DetectOptions()).with_arguments(arguments)
+    teacher = TeacherSettings(detect_options, precision, device, threads, agreement)
+    job, settings = _prepare(model, weights, categories, teacher, labels or LabelSettings(), Path(output))
     settings |= {"input_sha256": _input_sha256(shards), "drop_duplicates": drop_duplicates, "exclude": None}
-    run = _runner(engine, _workers(workers, job.teacher.device), address, job.teacher.device)
-    known = _hashes_of(plan(exclude), run) if exclude is not None else {}
+    count = 0 if in_this_process_only else _worker_count(workers, job.teacher.device)
+    run = _runner(engine, count, address, job.teacher.device)
+    excluded = compute_hashes(plan(exclude), run) if exclude is not None else {}
     if exclude is not None:
-        settings["exclude"] = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    with _folder(job.folder) as folder:
-        manifest = _manifest(folder, settings, shards)
+        settings["exclude"] = hashlib.sha256(json.dumps(excluded, sort_keys=True).encode()).hexdigest()
+    with _locked(job.folder):
+        manifest = _open_manifest(job.folder, settings, shards)
         todo = [shard for shard in shards if not manifest.is_done(shard.name)]
-        if todo and (drop_duplicates or known):
-            job = replace(job, repeated=_repeated(shards, known, drop_duplicates, run))
-        for name in [s.name for s in todo]:
-            manifest.shards.pop(name, None)
+        if todo and (drop_duplicates or excluded):
+            job = replace(job, duplicates=find_duplicates(shards, excluded, drop_duplicates, run))
+        for shard in todo:
+            manifest.shards.pop(shard.name, None)
         manifest.save()
         with closing(run(todo, job)) as outcomes:
-            for outcome in _counted(outcomes, len(shards) - len(todo), len(shards), progress):
+            for outcome in _report_progress(outcomes, len(shards) - len(todo), len(shards), progress):
                 if outcome.row is not None:
                     manifest.shards[outcome.shard.name] = outcome.row
                     manifest.failed.pop(outcome.shard.name, None)
@@ -140,7 +162,7 @@ def label(
 
 def _prepare(
     model: Model,
-    weights: str | None,
+    weights: StrPath | None,
     categories: Sequence[str] | None,
     teacher: TeacherSettings,
     labels: LabelSettings,
@@ -150,18 +172,24 @@ def _prepare(
     if categories is not None:
         check_names(categories)
     detector = build_detector(model, weights, teacher.device, teacher.precision)
-    if teacher.device == "auto":
-        teacher = replace(teacher, device=detector.device.partition(":")[0])
-    one = detector.device.partition(":")[0] == "cpu" and teacher.batch_size is None  # few shapes: flat memory
-    teacher = replace(teacher, precision=detector.precision, batch_size=1 if one else teacher.batch_size)
+    device_type = detector.device.partition(":")[0]
+    options = teacher.options
+    if device_type == "cpu" and options.batch_size is None:
+        options = replace(options, batch_size=1)  # few shapes, so that memory stays flat
+    teacher = replace(
+        teacher,
+        options=options,
+        precision=detector.precision,
+        device=device_type if teacher.device == "auto" else teacher.device,
+    )
     chunker = None if categories is not None else resolve_chunker(labels.chunker)
     settings = {
         "teacher": detector.backend.name,
         "weights_sha256": detector.backend.weights_sha256(),
         "categories": None if categories is None else list(categories),
-        **asdict(teacher),
+        **teacher.as_dict(),
         **asdict(labels),
-        "device": detector.device.partition(":")[0],
+        "device": device_type,
         "chunker": chunker,
         "version": openglip.__version__,
     }
@@ -180,62 +208,56 @@ def _prepare(
     return LabelJob(folder, model, weights, teacher, labels, names, provenance), settings
 
 
-def _manifest(folder: Path, settings: dict[str, Any], shards: Sequence[Shard]) -> Manifest:
-    """The folder's own manifest, or a new one for a folder that is empty."""
+def _open_manifest(folder: Path, settings: dict[str, Any], shards: Sequence[Shard]) -> Manifest:
+    """The manifest of the folder, or a new one for an empty folder."""
     if (folder / NAME).exists():
         manifest = Manifest.load(folder)
-        manifest.refuse_other(settings)
+        manifest.check_settings(settings)
         return manifest
     foreign = sorted(
         p.name for p in folder.iterdir() if p.name not in (LOCK_FILE, HOLDER_FILE) and not p.name.endswith(".tmp")
     )
     if foreign:
         raise ConfigError(f"{folder} is not empty and holds no labelling run ({foreign[0]}): choose another --output")
-    return Manifest(folder, settings, [s.name for s in shards])
+    return Manifest(folder, settings, [shard.name for shard in shards])
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[Path]:
-    """The output folder, for this run alone, without the half-written files of a run that was killed."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the output folder, and remove the half-written files of a run that was killed."""
     with folder_lock(folder):
         _remove_half_written(folder)
         try:
-            yield folder
+            yield
         finally:
             _remove_half_written(folder)
 
 
 def _remove_half_written(folder: Path) -> None:
-    for part in (folder, *(folder / kind for kind in KINDS)):
-        remove_temporary_files(part)
+    for path in (folder, *(folder / kind for kind in KINDS)):
+        remove_temporary_files(path)
 
 
 def _input_sha256(shards: Sequence[Shard]) -> str:
-    """A digest of what the shards are called and hold, without reading pictures or archives."""
+    """A digest of the names and contents of shards, without reading images or archives."""
     digest = hashlib.sha256()
     for shard in shards:
-        rows = [[p.filename, p.id, p.caption] for p in shard.rows or ()]
+        rows = [[pair.filename, pair.id, pair.caption] for pair in shard.rows or ()]
         digest.update(json.dumps([shard.name, shard.size, rows], ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
 
-# --- workers -------------------------------------------------------------------------------------------------------
-
-Run = Callable[[Sequence[Shard], Any], Generator[Outcome]]
-
-
-def _runner(engine: Engine, workers: int, address: str | None, device: str) -> Run:
+def _runner(engine: Engine, count: int, address: str | None, device: str) -> Run:
     if engine == "ray":
-        return lambda shards, job: on_ray(
-            shards, job, max(1, workers), address, gpus=1 if device.startswith("cuda") else 0
-        )
+        gpus = 1 if device.startswith("cuda") else 0
+        return lambda shards, job: on_ray(shards, job, max(1, count), address, gpus)
     if address is not None:
         raise ConfigError("an address is for the engine 'ray'")
-    return _here if workers == 0 else lambda shards, job: on_processes(shards, job, workers)
+    return _in_this_process if count == 0 else lambda shards, job: on_processes(shards, job, count)
 
 
-def _here(shards: Sequence[Shard], job: Any) -> Generator[Outcome]:
-    """In this process, whose number of threads is the caller's again afterwards."""
+def _in_this_process(shards: Sequence[Shard], job: Any) -> Generator[Outcome]:
+    """Run here, and restore the number of threads afterwards."""
     threads = num_threads()
     try:
         yield from in_process(shards, job)
@@ -243,7 +265,7 @@ def _here(shards: Sequence[Shard], job: Any) -> Generator[Outcome]:
         set_num_threads(threads)
 
 
-def _workers(workers: int | None, device: str) -> int:
+def _worker_count(workers: int | None, device: str) -> int:
     if workers is not None:
         if workers < 0:
             raise ConfigError(f"workers is {workers}; it must be 0 or more")
@@ -253,67 +275,22 @@ def _workers(workers: int | None, device: str) -> int:
     return processor_count() if device == "cpu" else 1
 
 
-def _counted(
+def _report_progress(
     outcomes: Iterator[Outcome], done: int, total: int, progress: Callable[[Progress], None]
 ) -> Iterator[Outcome]:
-    """Pass on finished shards and tell the progress."""
-    begin, at_first = time.monotonic(), done
-    finished, current = 0, {}
+    """Pass on finished shards, and call `progress` for each outcome."""
+    begin, done_before = time.monotonic(), done
+    finished_pairs, current_pairs = 0, {}
     for outcome in outcomes:
         if outcome.pairs is not None:
-            current[outcome.shard.name] = outcome.pairs
+            current_pairs[outcome.shard.name] = outcome.pairs
         else:
-            current.pop(outcome.shard.name, None)
-            finished += outcome.row["counts"]["pairs"] if outcome.row is not None else 0
+            current_pairs.pop(outcome.shard.name, None)
+            finished_pairs += outcome.row["counts"]["pairs"] if outcome.row is not None else 0
             done += 1
             yield outcome
         seconds = time.monotonic() - begin
-        left = seconds / (done - at_first) * (total - done) if done > at_first else None
-        progress(Progress(done, total, finished + sum(current.values()), seconds, left))
-
-
-# --- near-duplicates -----------------------------------------------------------------------------------------------
-
-
-def _hash(pair: Any) -> tuple[str, int | None]:
-    try:
-        return pair.filename, None if pair.image is None else perceptual_hash(image_content(pair.image))
-    except (DataError, ImageError):
-        return pair.filename, None
-
-
-def _hashes_of(shards: Sequence[Shard], run: Run) -> dict[str, list[tuple[str, int | None]]]:
-    """Per shard the name and hash of every pair's picture, in order."""
-    rows: dict[str, Any] = {}
-    with closing(run(shards, HashJob())) as outcomes:
-        for outcome in outcomes:
-            if outcome.error is not None:
-                raise DataError(f"{outcome.shard.path}: its pictures can't be compared: {outcome.error}")
-            if outcome.row is not None:
-                rows[outcome.shard.name] = outcome.row["hashes"]
-    return {shard.name: rows[shard.name] for shard in shards}
-
-
-def _repeated(
-    shards: Sequence[Shard], known: Mapping[str, list[tuple[str, int | None]]], own: bool, run: Run
-) -> dict[str, dict[int, str]]:
-    """Per shard the places of pairs whose picture repeats an earlier one (if `own`) or a known one, with its name."""
-    hashes = _hashes_of(shards, run)
-    # captions of one picture are no repetition; members of archives may bear equal names
-    archives = {shard.name for shard in shards if shard.rows is None}
-    places = [
-        (name, i, (name if name in archives else "", f), h) for name, r in hashes.items() for i, (f, h) in enumerate(r)
-    ]
-    pictures = {key: value for _, _, key, value in reversed(places) if value is not None}
-    keys = list(dict.fromkeys(key for _, _, key, _ in places if key in pictures))
-    others = [item for row in known.values() for item in row if item[1] is not None]
-    found = near_duplicates(
-        np.array([pictures[key] for key in keys], np.uint64), np.array([h for _, h in others], np.uint64)
-    )
-    names = [name for _, name in keys] + [name for name, _ in others]
-    repeats = {key: names[i] for key, i in zip(keys, found, strict=True) if i >= (0 if own else len(keys))}
-    result: dict[str, dict[int, str]] = {}
-    for shard, i, key, _ in places:
-        if key in repeats:
-            result.setdefault(shard, {})[i] = repeats[key]
-    return result
+        figures = {"pairs": finished_pairs + sum(current_pairs.values()), "seconds": seconds}
+        if done > done_before:
+            figures["seconds_left"] = seconds / (done - done_before) * (total - done)
+        progress(Progress(done, total, "shards", figures=figures))

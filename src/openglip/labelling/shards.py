@@ -1,4 +1,4 @@
-"""One shard: pairs in, ODVG lines out; its files are whole or not there, and the same whoever writes them."""
+"""One shard: pairs in, ODVG lines out. Its files are complete or absent, and the same whoever writes them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,31 @@ from openglip.data.format import Pair
 from openglip.errors import DataError, ImageError
 from openglip.files import whole_file
 from openglip.labelling import filters
-from openglip.labelling.captions import Phrases, find_phrases
-from openglip.labelling.filters import NO_REGIONS, Candidate, PairFilter, RegionFilter, Regions
+from openglip.labelling.captions import CaptionPhrases, find_phrases
+from openglip.labelling.filters import NO_BOXES, BoxFilter, PairFilter, PhraseBoxes, Size
 from openglip.labelling.inputs import Shard
-from openglip.labelling.teacher import Answer, Task, Teacher
+from openglip.labelling.teacher import Answer, Query, Teacher
 from openglip.prompts.phrases import Chunker
-from openglip.runtime import release_memory
+from openglip.runtime import Progress, release_memory
 from openglip.structures.sample import ImageReference
 
-WINDOW = 64  # pairs that are in memory at a time, or a few more
+WINDOW = 64  # pairs in memory at a time; a few more where they share an image
 
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """What of captions, pictures and boxes is kept; None and 0 switch a rule off."""
+    """Which captions, images, phrases and boxes are kept.
+
+    Attributes:
+        chunker: What finds noun phrases: "rules", "spacy", "grammar" or "auto".
+        max_phrases: Phrases per caption.
+        max_words: Words per phrase.
+        min_words: Words of a caption; 0 keeps all.
+        min_side: Pixels of an image's short side; 0 keeps all.
+        max_share: Share of the image that a box may cover; None keeps all.
+        boxes_per_phrase: Boxes per phrase, best first; None keeps all.
+        phrase_nms: IoU above which only the best of several boxes is kept, whatever their phrases; None keeps all.
+    """
 
     chunker: Chunker = "auto"
     max_phrases: int = 20
@@ -45,28 +56,32 @@ class LabelSettings:
     phrase_nms: float | None = None
 
     def pair_filters(self) -> dict[str, PairFilter]:
-        rules: dict[str, PairFilter] = {}
+        """The filters of pairs, by the reason that a failure gets."""
+        result: dict[str, PairFilter] = {}
         if self.min_words:
-            rules["short caption"] = filters.at_least_words(self.min_words)
+            result["short caption"] = filters.at_least_words(self.min_words)
         if self.min_side:
-            rules["tiny picture"] = filters.at_least_side(self.min_side)
-        return rules
+            result["tiny picture"] = filters.at_least_side(self.min_side)
+        return result
 
-    def region_filters(self) -> dict[str, RegionFilter]:
-        rules: dict[str, RegionFilter] = {}
+    def box_filters(self) -> dict[str, BoxFilter]:
+        """The filters of boxes in their order, by the reason under which dropped boxes are counted."""
+        result: dict[str, BoxFilter] = {}
         if self.max_share is not None:
-            rules["covers everything"] = filters.at_most_share(self.max_share)
+            result["covers everything"] = filters.at_most_share(self.max_share)
         if self.phrase_nms is not None:
-            rules["another phrase has the box"] = filters.one_phrase_per_box(self.phrase_nms)
+            result["another phrase has the box"] = filters.one_phrase_per_box(self.phrase_nms)
         if self.boxes_per_phrase is not None:
-            rules["over the cap of a phrase"] = filters.best_per_phrase(self.boxes_per_phrase)
-        return rules
+            result["over the cap of a phrase"] = filters.best_per_phrase(self.boxes_per_phrase)
+        return result
 
 
 @dataclass
 class Counts:
-    """Totals of a shard or a run; each a plain number or a table by reason. pictures: that could be opened, one that
-    several captions in a row belong to counts once."""
+    """Totals of a shard or a run: plain numbers, and numbers by reason or by score.
+
+    `pictures` counts the images that could be opened; one with several captions in a row counts once.
+    """
 
     pairs: int = 0
     pictures: int = 0
@@ -79,9 +94,11 @@ class Counts:
     scores: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
+        """The counts as the manifest holds them."""
         return {k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in vars(self).items()}
 
     def add(self, other: Mapping[str, Any]) -> None:
+        """Add the counts of another shard."""
         for key, value in other.items():
             if isinstance(value, dict):
                 getattr(self, key).update(value)
@@ -96,51 +113,63 @@ def label_shard(
     folder: Path,
     provenance: Mapping[str, Any],
     *,
-    repeated: Mapping[int, str] | None = None,
-    beat: Callable[[int], None] = lambda pairs: None,
+    duplicates: Mapping[int, str] | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
-    """Label a shard into folder/shards/NAME.jsonl and folder/failures/NAME.jsonl; returns its row of the manifest.
+    """Label a shard into `folder/shards/NAME.jsonl` and `folder/failures/NAME.jsonl`.
 
-    Both files depend on the shard's pairs, the teacher and the settings alone. The failures get their name first, the
-    lines last: a shard is done when its lines are there. repeated: places of near-duplicates, with what they repeat.
-    beat: called with the number of pairs now and then.
+    Both files depend on the pairs of the shard, the teacher and the settings alone. The failures get their name first
+    and the lines last, so a shard is done when its lines exist.
+
+    Args:
+        shard: The pairs.
+        teacher: Finds the boxes.
+        settings: What is kept.
+        folder: The output folder.
+        provenance: What each line says of its origin.
+        duplicates: By the index of a pair, the name of the image that it repeats.
+        progress: Called with the number of pairs that are done.
+
+    Returns:
+        The row of the shard in the manifest.
     """
     begin, cpu_begin = time.perf_counter(), time.process_time()
     detecting, reading = replace(teacher.detecting), replace(teacher.reading)
-    counts, digest = Counts(), hashlib.sha256()
+    counts, input_digest = Counts(), hashlib.sha256()
     teacher.begin_shard()
     with (
-        whole_file(folder / "shards" / f"{shard.name}.jsonl", "wb") as lines,
-        whole_file(folder / "failures" / f"{shard.name}.jsonl", "wb") as failures,
+        whole_file(folder / "shards" / f"{shard.name}.jsonl", "wb") as lines_file,
+        whole_file(folder / "failures" / f"{shard.name}.jsonl", "wb") as failures_file,
     ):
-        out, bad = _Writer(lines), _Writer(failures)
-        work = _Work(teacher, settings, provenance, counts, repeated or {})
+        lines, failures = _LineWriter(lines_file), _LineWriter(failures_file)
+        labeller = _Labeller(teacher, settings, provenance, counts, duplicates or {})
         for window in _windows(shard.pairs()):
-            for result in work.label(window, digest):
-                (bad if "reason" in result else out).write(result)
+            for result in labeller.label(window, input_digest):
+                (failures if "reason" in result else lines).write(result)
             counts.pairs += len(window)
-            beat(counts.pairs)
+            progress(Progress(counts.pairs, None, "pairs", shard.name))
             release_memory()
-        _refuse_if_nothing_could_be_read(shard, counts)
-        out.close()
-        bad.close()
+        if counts.pairs == counts.failures[DAMAGED] > 0:
+            raise DataError(f"{shard.path}: nothing in it can be read")
+        lines.close()
+        failures.close()
     return {
-        "input_sha256": digest.hexdigest(),
-        "sha256": {"shards": out.digest.hexdigest(), "failures": bad.digest.hexdigest()},
+        "input_sha256": input_digest.hexdigest(),
+        "sha256": {"shards": lines.digest.hexdigest(), "failures": failures.digest.hexdigest()},
         "counts": counts.as_dict(),
         "host": socket.gethostname(),
         "seconds": round(time.perf_counter() - begin, 3),
         "seconds_model": round(teacher.detecting.wall - detecting.wall, 3),
         "cpu_seconds": {
-            "model": round(model := teacher.detecting.cpu - detecting.cpu, 3),
-            "reading": round(pixels := teacher.reading.cpu - reading.cpu, 3),
-            "outside": round(time.process_time() - cpu_begin - model - pixels, 3),
+            "model": round(model_seconds := teacher.detecting.cpu - detecting.cpu, 3),
+            "reading": round(reading_seconds := teacher.reading.cpu - reading.cpu, 3),
+            "outside": round(time.process_time() - cpu_begin - model_seconds - reading_seconds, 3),
         },
     }
 
 
 def _windows(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Runs of pairs that are in memory at a time; captions of one picture in a row stay together."""
+    """Runs of pairs that are in memory at a time; captions of one image in a row stay together."""
     window: list[Pair] = []
     for pair in pairs:
         full = len(window) >= WINDOW and (pair.image is None or pair.image != window[-1].image)
@@ -152,8 +181,8 @@ def _windows(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         yield window
 
 
-class _Work:
-    """Labels windows of pairs of one shard and keeps its counts."""
+class _Labeller:
+    """Labels windows of pairs of one shard and counts what it does."""
 
     def __init__(
         self,
@@ -161,110 +190,108 @@ class _Work:
         settings: LabelSettings,
         provenance: Mapping[str, Any],
         counts: Counts,
-        repeated: Mapping[int, str],
+        duplicates: Mapping[int, str],
     ) -> None:
         self.teacher, self.settings, self.provenance, self.counts = teacher, settings, provenance, counts
-        self.repeated = repeated
-        self._last: tuple[ImageReference | None, bytes] = None, b""
-        self.pair_filters, self.region_filters = settings.pair_filters(), settings.region_filters()
+        self.duplicates = duplicates
+        self._last_image: tuple[ImageReference | None, bytes] = None, b""
+        self.pair_filters, self.box_filters = settings.pair_filters(), settings.box_filters()
 
-    def label(self, pairs: Sequence[Pair], digest: Any) -> Iterator[dict[str, Any]]:
+    def label(self, pairs: Sequence[Pair], input_digest: Any) -> Iterator[dict[str, Any]]:
         """A line per pair, or a failure (it has a reason), in order."""
-        contents = [self._content(pair, self.counts.pairs + i) for i, pair in enumerate(pairs)]
+        contents: list[Any] = [self._content(pair, self.counts.pairs + i) for i, pair in enumerate(pairs)]
         for pair, content in zip(pairs, contents, strict=True):
-            digest.update(f"{pair.filename}\n{pair.caption}\n".encode())
-            digest.update(content if isinstance(content, bytes) else b"")
+            input_digest.update(f"{pair.filename}\n{pair.caption}\n".encode())
+            input_digest.update(content if isinstance(content, bytes) else b"")
         usable = [i for i, content in enumerate(contents) if isinstance(content, bytes)]
         phrases = dict(zip(usable, self._phrases([pairs[i].caption or "" for i in usable]), strict=True))
-        parts = [(i, part) for i in usable for part in self._parts(phrases[i])]
-        answers = self.teacher.answer([_task(contents[i], phrases[i], part) for i, part in parts])
-        by_pair: dict[int, list[Answer]] = {i: [] for i in usable}
-        for (i, _), answer in zip(parts, answers, strict=True):
-            by_pair[i].append(answer)
-        for i, pair in enumerate(pairs):
-            content = contents[i]
+        chunks = [(i, chunk) for i in usable for chunk in phrases[i].used_chunks()]
+        queries = []
+        for i, (begin, end) in chunks:
+            spans = tuple((b - begin, e - begin) for b, e in phrases[i].spans if begin <= b and e <= end)
+            queries.append(Query(contents[i], phrases[i].caption[begin:end], spans))
+        answers: dict[int, list[Answer]] = {i: [] for i in usable}
+        for (i, _), answer in zip(chunks, self.teacher.answer(queries), strict=True):
+            answers[i].append(answer)
+        for i, (pair, content) in enumerate(zip(pairs, contents, strict=True)):
             if isinstance(content, str):
                 yield self._failure(pair, content)
             else:
-                yield self._result(pair, content, phrases[i], by_pair[i])
+                yield self._line(pair, content, phrases[i], answers[i])
 
-    def _content(self, pair: Pair, place: int) -> bytes | str:
-        """The encoded picture, or why this pair is left out."""
+    def _content(self, pair: Pair, index: int) -> bytes | str:
+        """The encoded image, or why this pair is left out."""
         if pair.error is not None or pair.image is None:
             return pair.error or "no picture"
         if self.teacher.prompt is None and not (pair.caption or "").strip():
             return "empty caption" if pair.caption is not None else "no caption"
-        if place in self.repeated:
-            return f"near-duplicate: of {self.repeated[place]}"
+        if index in self.duplicates:
+            return f"near-duplicate: of {self.duplicates[index]}"
         try:
-            content = self._open(pair.image)
+            content = self._read(pair.image)
             if self.pair_filters:
-                candidate = Candidate(pair.caption or "", image_size(content))
-                for name, rule in self.pair_filters.items():
-                    if not rule(candidate):
+                caption, size = pair.caption or "", image_size(content)
+                for name, keep in self.pair_filters.items():
+                    if not keep(caption, size):
                         return name
         except DataError as error:
             return f"unreadable picture: {error}"
         return content
 
-    def _open(self, image: ImageReference) -> bytes:
-        """The encoded picture, read once for captions of it in a row."""
-        if image != self._last[0]:
-            self._last = image, image_content(image)
+    def _read(self, image: ImageReference) -> bytes:
+        """The encoded image, read once for several captions in a row."""
+        if image != self._last_image[0]:
+            self._last_image = image, image_content(image)
             self.counts.pictures += 1
-        return self._last[1]
+        return self._last_image[1]
 
-    def _phrases(self, captions: list[str]) -> list[Phrases]:
+    def _phrases(self, captions: list[str]) -> list[CaptionPhrases]:
         if (prompt := self.teacher.prompt) is not None:
             spans = tuple(span for (span,) in prompt.spans)
-            return [Phrases(prompt.caption, spans, ((0, len(prompt.caption)),))] * len(captions)
+            return [CaptionPhrases(prompt.caption, spans, ((0, len(prompt.caption)),))] * len(captions)
         s = self.settings
         return find_phrases(captions, chunker=s.chunker, max_phrases=s.max_phrases, max_words=s.max_words)
 
-    def _parts(self, phrases: Phrases) -> list[tuple[int, int]]:
-        return [p for p in phrases.parts if any(p[0] <= b and e <= p[1] for b, e in phrases.spans)]
-
-    def _result(self, pair: Pair, content: bytes, phrases: Phrases, answers: list[Answer]) -> dict[str, Any]:
-        error = next((a.error for a in answers if a.error is not None), None)
+    def _line(self, pair: Pair, content: bytes, phrases: CaptionPhrases, answers: list[Answer]) -> dict[str, Any]:
+        error = next((answer.error for answer in answers if answer.error is not None), None)
         size = answers[0].size if answers else None
         if not answers:
             try:
                 size = self.teacher.size_of(content)
-            except ImageError as problem:
-                error = f"unreadable picture: {problem}"
+            except ImageError as image_error:
+                error = f"unreadable picture: {image_error}"
         if error is not None or size is None:
             return self._failure(pair, error or "no size")
         self.counts.lines += 1
         self.counts.phrases += len(phrases.spans)
         self.counts.dropped_phrases.update(phrases.dropped)
-        self.counts.dropped_boxes["the second view disagrees"] += sum(a.disagreed for a in answers)
-        regions = self._kept(_joined(phrases, self._parts(phrases), answers), size)
-        self.counts.boxes += len(regions)
-        for tenth in (regions.scores * 10).astype(int).tolist():
+        self.counts.dropped_boxes["the second view disagrees"] += sum(answer.unconfirmed for answer in answers)
+        boxes = self._filtered(_join(phrases, answers), size)
+        self.counts.boxes += len(boxes)
+        for tenth in (boxes.scores * 10).astype(int).tolist():
             self.counts.scores[f"{tenth / 10:.1f}"] += 1
         return {
             "filename": pair.filename,
             **({} if pair.id is None else {"id": pair.id}),
             "height": size[0],
             "width": size[1],
-            "grounding": {"caption": phrases.caption, "regions": self._listed(regions, phrases)},
+            "grounding": {"caption": phrases.caption, "regions": self._regions(boxes, phrases)},
             "provenance": self.provenance,
         }
 
-    def _kept(self, regions: Regions, size: tuple[int, int]) -> Regions:
-        for name, rule in self.region_filters.items():
-            kept = rule(regions, size)
-            self.counts.dropped_boxes[name] += len(regions) - int(kept.sum())
-            regions = regions.take(kept)
-        return regions
+    def _filtered(self, boxes: PhraseBoxes, size: Size) -> PhraseBoxes:
+        for name, keep in self.box_filters.items():
+            mask = keep(boxes, size)
+            self.counts.dropped_boxes[name] += len(boxes) - int(mask.sum())
+            boxes = boxes.take(mask)
+        return boxes
 
-    def _listed(self, regions: Regions, phrases: Phrases) -> list[dict[str, Any]]:
-        names = self.teacher.names or [phrases.caption[b:e] for b, e in phrases.spans]
+    def _regions(self, boxes: PhraseBoxes, phrases: CaptionPhrases) -> list[dict[str, Any]]:
+        names = self.teacher.names or [phrases.caption[begin:end] for begin, end in phrases.spans]
+        rows = zip(boxes.boxes.tolist(), boxes.phrases.tolist(), boxes.scores.tolist(), strict=True)
         return [
             {"bbox": box, "phrase": names[i], "tokens_positive": [list(phrases.spans[i])], "score": score}
-            for box, i, score in zip(
-                regions.boxes.tolist(), regions.phrases.tolist(), regions.scores.tolist(), strict=True
-            )
+            for box, i, score in rows
         ]
 
     def _failure(self, pair: Pair, reason: str) -> dict[str, Any]:
@@ -272,8 +299,8 @@ class _Work:
         return {"filename": pair.filename, **({} if pair.id is None else {"id": pair.id}), "reason": reason}
 
 
-class _Writer:
-    """JSON lines with the digest of what was written; on the disk before they get their name."""
+class _LineWriter:
+    """Writes JSON lines, with a digest of them; `close` puts them on the disk."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()
@@ -288,30 +315,20 @@ class _Writer:
         os.fsync(self.file.fileno())
 
 
-def _task(content: bytes | str, phrases: Phrases, part: tuple[int, int]) -> Task:
-    assert isinstance(content, bytes)
-    begin, end = part
-    spans = tuple((b - begin, e - begin) for b, e in phrases.spans if begin <= b and e <= end)
-    return Task(content, phrases.caption[begin:end], spans)
-
-
-def _joined(phrases: Phrases, parts: Sequence[tuple[int, int]], answers: Sequence[Answer]) -> Regions:
-    """The regions of all parts of a caption, best first, with their phrases' places in the caption's."""
+def _join(phrases: CaptionPhrases, answers: Sequence[Answer]) -> PhraseBoxes:
+    """The boxes of all chunks of a caption, best first, with phrases as indices of the caption's spans."""
     if len(answers) < 2:
-        return answers[0].regions if answers else NO_REGIONS
-    own = [np.array([i for i, (b, e) in enumerate(phrases.spans) if p[0] <= b and e <= p[1]]) for p in parts]
-    columns = [(a.regions.boxes, a.regions.scores, o[a.regions.phrases]) for o, a in zip(own, answers, strict=True)]
-    together = Regions(*(np.concatenate(c) for c in zip(*columns, strict=True)))
-    return together.take(np.argsort(-together.scores, kind="stable"))
-
-
-def _refuse_if_nothing_could_be_read(shard: Shard, counts: Counts) -> None:
-    if counts.pairs == counts.failures[DAMAGED] > 0:
-        raise DataError(f"{shard.path}: nothing in it can be read")
+        return answers[0].boxes if answers else NO_BOXES
+    columns = []
+    for (begin, end), answer in zip(phrases.used_chunks(), answers, strict=True):
+        indices = np.array([i for i, (b, e) in enumerate(phrases.spans) if begin <= b and e <= end])
+        columns.append((answer.boxes.boxes, answer.boxes.scores, indices[answer.boxes.phrases]))
+    joined = PhraseBoxes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    return joined.take(np.argsort(-joined.scores, kind="stable"))
 
 
 def totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of the counts of several shards."""
+    """The sum of the counts of several shards, from their rows in the manifest."""
     counts = Counts()
     for row in rows:
         counts.add(row["counts"])

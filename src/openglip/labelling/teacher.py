@@ -1,61 +1,91 @@
-"""A detector as a teacher: pictures with phrases in, scored regions with the caption's own spans out."""
+"""A detector as a teacher: images with phrases in, scored boxes with the caption's spans out."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from os import PathLike
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from openglip.errors import ConfigError, ImageError, PromptError
+from openglip.files import StrPath
 from openglip.images.read import read_image
-from openglip.labelling.filters import NO_REGIONS, Regions, Span, agreeing
+from openglip.labelling.filters import NO_BOXES, PhraseBoxes, Size, Span, confirmed
+from openglip.predict.detector import Detector, load
+from openglip.predict.options import DetectOptions
+from openglip.predict.phrase_book import PhraseBook
 from openglip.prompts.text import detection_prompt
-
-if TYPE_CHECKING:
-    from openglip.predict.detector import Detector
-    from openglip.structures.detections import Detections
+from openglip.runtime import Precision
+from openglip.structures.detections import Detections
 
 Agreement = Literal["flip", "jitter"]
-_SHIFT = 0.06  # of the sides: how far a jittered picture is moved
+DEFAULT_THRESHOLD = 0.1
+SHIFT = 0.06  # of the sides, by which a jittered image is moved
 
-Model: TypeAlias = "str | Callable[[], Detector]"
+Model: TypeAlias = StrPath | Detector | Callable[[], Detector]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A picture (encoded bytes) and, without categories, a text with the spans to look for."""
+class Query:
+    """An image, and what to look for in it.
+
+    Attributes:
+        content: The encoded image.
+        caption: Its caption; not used with categories.
+        spans: Character ranges of the phrases in the caption.
+    """
 
     content: bytes
     caption: str = ""
     spans: tuple[Span, ...] = ()
 
+    @property
+    def phrases(self) -> list[str]:
+        """The phrases in lower case, as the text encoders read them: "A dog" is "a dog"."""
+        return [self.caption[begin:end].lower() for begin, end in self.spans]
+
 
 @dataclass(frozen=True)
 class Answer:
-    """size: (height, width) of the upright picture, or None with the error. regions: their phrases are places in the
-    task's spans, or in the categories. disagreed: how many boxes a second view did not confirm."""
+    """The teacher's answer to a query.
 
-    size: tuple[int, int] | None
-    regions: Regions = NO_REGIONS
+    Attributes:
+        size: (height, width) of the upright image; None with an error.
+        boxes: Scored boxes; their phrases are indices of the query's spans, or of the categories.
+        error: Why there is no result.
+        unconfirmed: Number of boxes that a second view did not confirm.
+    """
+
+    size: Size | None
+    boxes: PhraseBoxes = NO_BOXES
     error: str | None = None
-    disagreed: int = 0
+    unconfirmed: int = 0
 
 
 @dataclass(frozen=True)
 class TeacherSettings:
-    """What of a detector's call changes its boxes. threads: torch's own per worker, which changes sums' last bits."""
+    """What changes the boxes of a teacher.
 
-    threshold: float = 0.1
-    nms_iou: float = 0.6
-    short_side: int | None = None
-    max_side: int | None = None
-    batch_size: int | None = None
-    precision: str = "fp32"
+    Attributes:
+        options: Options of detection. The threshold is one number, 0.1 by default; all boxes above it are kept.
+        precision: "fp32", "bf16" or "auto".
+        device: "auto", "cpu", "cuda", ...
+        threads: Threads of each worker; their number changes the last bits of sums.
+        agreement: Keep only boxes that are found again on a second view: "flip" mirrors the image, "jitter"
+            shifts it.
+
+    Raises:
+        ConfigError: A setting can't be used for labelling.
+    """
+
+    options: DetectOptions = field(default_factory=DetectOptions)
+    precision: Precision = "fp32"
     device: str = "auto"
     threads: int = 1
     agreement: Agreement | None = None
@@ -63,17 +93,41 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         if self.agreement not in (None, *get_args(Agreement)):
             raise ConfigError(f"no agreement {self.agreement!r}: use {' or '.join(get_args(Agreement))}")
+        if not isinstance(self.threshold, Real):
+            raise ConfigError(f"labelling takes one number as threshold, not {self.threshold!r:.60}")
+        self.options.thresholds([""], DEFAULT_THRESHOLD)  # checks its range
+        if self.options.top_k not in (None, DetectOptions().top_k) or self.options.on_error != "raise":
+            raise ConfigError(
+                "labelling keeps all boxes above the threshold and records images that can't be read: leave out top_k "
+                "and on_error, and limit boxes with LabelSettings(boxes_per_phrase=...)"
+            )
+
+    @property
+    def threshold(self) -> float:
+        """The score above which boxes are kept."""
+        return DEFAULT_THRESHOLD if self.options.threshold is None else self.options.threshold  # type: ignore[return-value]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name, for the manifest; options that no earlier version had only where they are set."""
+        options, default = self.options, DetectOptions()
+        always = ("nms_iou", "short_side", "max_side", "batch_size")
+        result = {"threshold": self.threshold, **{name: getattr(options, name) for name in always}}
+        for name in ("class_agnostic", "chunk_size", "distractors"):
+            if getattr(options, name) != getattr(default, name):
+                result[name] = getattr(options, name)
+        return result | {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
 
 
 @dataclass
-class Clock:
-    """Seconds of a processor's core and of the wall that passed inside `running`."""
+class Stopwatch:
+    """Seconds that passed inside `running`: of a processor core, and by the clock."""
 
     cpu: float = 0.0
     wall: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """Measure a block."""
         cpu, wall = time.process_time(), time.perf_counter()
         try:
             yield
@@ -83,173 +137,186 @@ class Clock:
 
 
 class Teacher:
-    """Wraps a detector. categories: names to look for in every picture instead of phrases of captions.
+    """A detector that answers queries.
 
-    `detecting` is the time inside the detector, `reading` that for the pictures' pixels.
+    Args:
+        detector: The detector.
+        settings: How it is used.
+        categories: Names to look for in every image instead of the phrases of captions.
+
+    Attributes:
+        detecting: Time inside the detector.
+        reading: Time for decoding images.
+        prompt: The prompt of the categories; None with captions.
     """
 
-    def __init__(self, detector: Any, settings: TeacherSettings, categories: Sequence[str] | None = None) -> None:
-        from openglip.predict.phrase_book import PhraseBook
-
+    def __init__(self, detector: Detector, settings: TeacherSettings, categories: Sequence[str] | None = None) -> None:
         self.detector, self.settings = detector, settings
-        self.detecting, self.reading = Clock(), Clock()
+        self.detecting, self.reading = Stopwatch(), Stopwatch()
         self.names = None if categories is None else tuple(categories)
-        self.prompt = None if categories is None else detection_prompt(categories)
-        self._categories = None if categories is None else detector.encode_text(list(categories))
-        alone = categories is None and detector.backend.reads_phrases_alone
-        self._book = PhraseBook(detector.backend, detector.id) if alone else None
+        self.prompt = self._categories = self._phrase_book = None
+        options = settings.options
+        if categories is not None:
+            self.prompt = detection_prompt(categories)
+            self._categories = detector.encode_text(
+                list(categories), distractors=options.distractors, chunk_size=options.chunk_size
+            )
+        elif detector.backend.reads_phrases_alone:
+            self._phrase_book = PhraseBook(detector.backend, detector.id)
+        self._options = DetectOptions(
+            threshold=settings.threshold,
+            top_k=None,
+            nms_iou=options.nms_iou,
+            class_agnostic=options.class_agnostic,
+            short_side=options.short_side,
+            max_side=options.max_side,
+            batch_size=options.batch_size,
+            on_error="record",
+        )
 
     def begin_shard(self) -> None:
-        """Forget phrases of other shards, so that no shard's boxes depend on which were done before."""
-        if self._book is not None:
-            self._book.forget()
+        """Forget the phrases of other shards, so that no boxes depend on which shards were done before."""
+        if self._phrase_book is not None:
+            self._phrase_book.forget()
 
-    def answer(self, tasks: Sequence[Task]) -> list[Answer]:
-        """Regions for each task. A picture that can't be read is an answer with an error, as is an unusable text.
+    def answer(self, queries: Sequence[Query]) -> list[Answer]:
+        """Find the boxes of each query.
 
-        A picture of several tasks is encoded once; a model that reads phrases one by one is asked for all of them at
-        once, and for equal ones once.
+        An image that occurs in several queries is encoded once. A model that reads each phrase alone gets all phrases
+        of an image at once, and equal ones once.
+
+        Returns:
+            An answer per query. For an image or a text that can't be used it holds the error.
         """
         try:
-            return self._answer(tasks) if tasks else []
+            return self._answer(queries) if queries else []
         except PromptError as error:
-            if len(tasks) == 1:
+            if len(queries) == 1:
                 return [Answer(None, error=f"unusable text: {error}")]
-            return [answer for task in tasks for answer in self.answer([task])]
+            return [answer for query in queries for answer in self.answer([query])]
 
-    def _answer(self, tasks: Sequence[Task]) -> list[Answer]:
-        if self._book is None:
-            words = self._words(tasks)
-            found = self._detect(self._encoded_once(tasks), words)
-            boxes = [_regions(d) for d in found]
-            agreed = self._agreed([t.content for t in tasks], boxes, words)
-            return [_answer_of(d, b, a) for d, b, a in zip(found, boxes, agreed, strict=True)]
+    def _answer(self, queries: Sequence[Query]) -> list[Answer]:
+        if self._phrase_book is not None:
+            return self._answer_by_phrase(queries, self._phrase_book)
+        words: dict[str, Any] = {"captions": [q.caption for q in queries], "phrases": [list(q.spans) for q in queries]}
+        if self._categories is not None:
+            words = {"categories": self._categories}
+        results = self._detect(self._encode_shared(queries), words)
+        boxes = [_phrase_boxes(result) for result in results]
+        masks = self._confirm([query.content for query in queries], boxes, words)
+        return [_answer(*columns) for columns in zip(results, boxes, masks, strict=True)]
+
+    def _answer_by_phrase(self, queries: Sequence[Query], phrase_book: PhraseBook) -> list[Answer]:
+        """Look for all phrases of an image at once, then give each query the boxes of its phrases."""
         phrases: dict[bytes, dict[str, int]] = {}
-        for task in tasks:
-            own = phrases.setdefault(task.content, {})
-            for words in _phrases_of(task):
-                own.setdefault(words, len(own))
+        for query in queries:
+            indices = phrases.setdefault(query.content, {})
+            for phrase in query.phrases:
+                indices.setdefault(phrase, len(indices))
         with self.detecting.running():
-            self._book.learn(phrase for own in phrases.values() for phrase in own)
-            texts = {"categories": [self._book.text(list(own)) for own in phrases.values()]}
-        found = self._detect(phrases, texts)
-        boxes = [_regions(d) for d in found]
-        agreed = self._agreed(list(phrases), boxes, texts)
-        by_picture = dict(zip(phrases, zip(found, boxes, agreed, strict=True), strict=True))
+            phrase_book.learn(phrase for indices in phrases.values() for phrase in indices)
+            words = {"categories": [phrase_book.text(list(indices)) for indices in phrases.values()]}
+        results = self._detect(phrases, words)
+        boxes = [_phrase_boxes(result) for result in results]
+        masks = self._confirm(list(phrases), boxes, words)
+        by_image = dict(zip(phrases, zip(results, boxes, masks, strict=True), strict=True))
         return [
-            _answer_of(*by_picture[t.content], [phrases[t.content][words] for words in _phrases_of(t)]) for t in tasks
+            _answer(*by_image[query.content], [phrases[query.content][phrase] for phrase in query.phrases])
+            for query in queries
         ]
 
-    def _words(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        if self._categories is not None:
-            return {"categories": self._categories}
-        return {"captions": [t.caption for t in tasks], "phrases": [list(t.spans) for t in tasks]}
-
-    def _encoded_once(self, tasks: Sequence[Task]) -> list[Any]:
-        """The pictures; one that stands there several times (captions of a photo, parts of a caption) is encoded."""
-        times = Counter(task.content for task in tasks)
-        shared: dict[bytes, Any] = {}
-        for content in (c for c, n in times.items() if n > 1):
-            with suppress(ImageError):  # the detector will say so for each of its tasks
-                pixels = self._pixels(content)
+    def _encode_shared(self, queries: Sequence[Query]) -> list[Any]:
+        """The images; those of several queries (captions of a photo, chunks of a caption) are encoded."""
+        counts = Counter(query.content for query in queries)
+        encoded: dict[bytes, Any] = {}
+        sides = {"short_side": self.settings.options.short_side, "max_side": self.settings.options.max_side}
+        for content in (content for content, count in counts.items() if count > 1):
+            with suppress(ImageError):  # the detector will record it for each query
+                pixels = self._read(content)
                 with self.detecting.running():
-                    shared[content] = self.detector.encode(
-                        pixels, short_side=self.settings.short_side, max_side=self.settings.max_side
-                    )
-        return [shared.get(task.content, task.content) for task in tasks]
+                    encoded[content] = self.detector.encode(pixels, **sides)
+        return [encoded.get(query.content, query.content) for query in queries]
 
-    def _pixels(self, content: bytes) -> np.ndarray:
+    def _read(self, content: bytes) -> np.ndarray:
         with self.reading.running():
             return read_image(content)
 
-    def size_of(self, content: bytes) -> tuple[int, int]:
-        """(height, width) of an upright picture that is not shown to the detector. Raises ImageError."""
-        return self._pixels(content).shape[:2]
+    def size_of(self, content: bytes) -> Size:
+        """(height, width) of an upright image that the detector does not see. Raises ImageError."""
+        height, width = self._read(content).shape[:2]
+        return height, width
 
-    def _detect(self, images: Iterable[Any], words: dict[str, Any]) -> list[Detections]:
-        """images: encoded bytes, pixels, or what the detector encoded. One that can't be read is a detection too."""
-        reading = Clock()
+    def _detect(self, images: Iterable[Any], words: Mapping[str, Any]) -> list[Detections]:
+        """Run the detector on encoded files, pixels, or its own encoded images; what can't be read is recorded."""
+        reading = Stopwatch()
 
         def opened() -> Iterator[Any]:
             for image in images:
-                try:
-                    with reading.running():
-                        image = read_image(image) if isinstance(image, bytes) else image
-                except ImageError:
-                    pass  # the detector will find out, and record it
+                with suppress(ImageError), reading.running():  # the detector will find the error too, and record it
+                    image = read_image(image) if isinstance(image, bytes) else image
                 yield image
 
         with self.detecting.running():
-            found = list(
-                self.detector.stream(
-                    opened(),
-                    **words,
-                    threshold=self.settings.threshold,
-                    top_k=None,
-                    nms_iou=self.settings.nms_iou,
-                    short_side=self.settings.short_side,
-                    max_side=self.settings.max_side,
-                    batch_size=self.settings.batch_size,
-                    on_error="record",
-                )
-            )
-        for clock, sign in ((self.reading, 1), (self.detecting, -1)):
-            clock.cpu += sign * reading.cpu
-            clock.wall += sign * reading.wall
-        return found
+            results = list(self.detector.stream(opened(), **words, options=self._options))
+        for watch, sign in ((self.reading, 1), (self.detecting, -1)):
+            watch.cpu += sign * reading.cpu
+            watch.wall += sign * reading.wall
+        return results
 
-    def _agreed(self, contents: Sequence[bytes], boxes: Sequence[Regions], words: dict[str, Any]) -> list[np.ndarray]:
-        """Per picture which of its boxes a second view confirms; all of them where none is asked for."""
-        agreed = [np.ones(len(b), bool) for b in boxes]
+    def _confirm(
+        self, contents: Sequence[bytes], boxes: Sequence[PhraseBoxes], words: Mapping[str, Any]
+    ) -> list[np.ndarray]:
+        """A mask per image of the boxes that a second view confirms; of all boxes where none is used."""
+        masks = [np.ones(len(b), bool) for b in boxes]
         kind = self.settings.agreement
-        usable = [i for i, b in enumerate(boxes) if len(b)]
-        if kind is None or not usable:
-            return agreed
-        pixels = [self._pixels(contents[i]) for i in usable]
-        own = {k: v if k == "categories" and self._book is None else [v[i] for i in usable] for k, v in words.items()}
-        seen = self._detect([_second_view(p, kind) for p in pixels], own)
-        for i, image, again in zip(usable, pixels, seen, strict=True):
-            second = _regions(again)
-            agreed[i] = agreeing(
-                boxes[i], Regions(_back(second.boxes, image.shape[:2], kind), second.scores, second.phrases)
-            )
-        return agreed
+        rows = [i for i, b in enumerate(boxes) if len(b)]
+        if kind is None or not rows:
+            return masks
+        images = [self._read(contents[i]) for i in rows]
+        words = {k: [v[i] for i in rows] if isinstance(v, list) else v for k, v in words.items()}
+        results = self._detect([_second_view(image, kind) for image in images], words)
+        for i, image, result in zip(rows, images, results, strict=True):
+            second = _phrase_boxes(result)
+            moved_back = _move_back(second.boxes, image.shape[:2], kind)
+            masks[i] = confirmed(boxes[i], PhraseBoxes(moved_back, second.scores, second.phrases))
+        return masks
 
 
-def _phrases_of(task: Task) -> list[str]:
-    """In small letters, as the text encoders read them: "A dog" is "a dog"."""
-    return [task.caption[b:e].lower() for b, e in task.spans]
+def _phrase_boxes(detections: Detections) -> PhraseBoxes:
+    boxes, scores = detections.boxes.astype(np.float64).round(2), detections.scores.astype(np.float64).round(4)
+    return PhraseBoxes(boxes, scores, np.asarray(detections.labels, np.int64))
 
 
-def _regions(found: Detections) -> Regions:
-    boxes, scores = found.boxes.astype(np.float64).round(2), found.scores.astype(np.float64).round(4)
-    return Regions(boxes, scores, np.asarray(found.labels, np.int64))
+def _answer(
+    detections: Detections, boxes: PhraseBoxes, mask: np.ndarray, phrases: Sequence[int] | None = None
+) -> Answer:
+    """The answer to one query.
+
+    Args:
+        detections: The result for the image.
+        boxes: Its boxes.
+        mask: Which of them are confirmed.
+        phrases: Which of the image's phrases the query has, in its order; None: all.
+    """
+    if detections.error is not None:
+        return Answer(None, error=f"unreadable picture: {detections.error}")
+    rows, labels = np.arange(len(boxes)), boxes.phrases
+    if phrases is not None:
+        rows_of = [np.flatnonzero(labels == phrase) for phrase in phrases]
+        rows = np.concatenate([rows[:0], *rows_of])
+        labels = np.repeat(np.arange(len(rows_of)), [len(r) for r in rows_of])
+        best_first = np.argsort(-boxes.scores[rows], kind="stable")
+        rows, labels = rows[best_first], labels[best_first]
+    mask = mask[rows]
+    remaining = PhraseBoxes(boxes.boxes[rows][mask], boxes.scores[rows][mask], labels[mask])
+    return Answer(detections.image_size, remaining, unconfirmed=int((~mask).sum()))
 
 
-def _answer_of(found: Detections, regions: Regions, agreed: np.ndarray, wanted: Sequence[int] | None = None) -> Answer:
-    """wanted: which of the picture's phrases the task asked for, in its order; None: all."""
-    if found.error is not None:
-        return Answer(None, error=f"unreadable picture: {found.error}")
-    rows = np.arange(len(regions))
-    phrases = regions.phrases
-    if wanted is not None:
-        each = [np.flatnonzero(phrases == w) for w in wanted]
-        rows = np.concatenate([rows[:0], *each])
-        phrases = np.repeat(np.arange(len(each)), [len(r) for r in each])
-        best = np.argsort(-regions.scores[rows], kind="stable")
-        rows, phrases = rows[best], phrases[best]
-    kept = agreed[rows]
-    own = Regions(regions.boxes[rows][kept], regions.scores[rows][kept], phrases[kept])
-    return Answer(found.image_size, own, disagreed=int((~kept).sum()))
-
-
-def build_detector(model: Model, weights: str | None, device: str, precision: str) -> Any:
-    """The detector of a model's name or checkpoint, or what a function returns."""
-    if callable(model):
-        return model()
-    from openglip.predict.detector import load
-
-    return load(model, weights, device=device, precision=precision)  # type: ignore[arg-type]
+def build_detector(model: Model, weights: StrPath | None, device: str, precision: Precision) -> Detector:
+    """The detector of a model's name or checkpoint, what a function returns, or a detector as it is."""
+    if isinstance(model, (str, PathLike)):
+        return load(model, weights, device=device, precision=precision)
+    return model() if callable(model) else model
 
 
 def _second_view(image: np.ndarray, kind: Agreement) -> np.ndarray:
@@ -259,8 +326,8 @@ def _second_view(image: np.ndarray, kind: Agreement) -> np.ndarray:
     return np.pad(image, ((down, 0), (right, 0), (0, 0)), mode="edge")
 
 
-def _back(boxes: np.ndarray, size: tuple[int, ...], kind: Agreement) -> np.ndarray:
-    """Boxes of the second view in the pixels of the picture of this size."""
+def _move_back(boxes: np.ndarray, size: tuple[int, ...], kind: Agreement) -> np.ndarray:
+    """Boxes of the second view in pixels of the original image, whose (height, width) is `size`."""
     if kind == "flip":
         return np.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], axis=1)
     down, right = _shift(size)
@@ -268,4 +335,4 @@ def _back(boxes: np.ndarray, size: tuple[int, ...], kind: Agreement) -> np.ndarr
 
 
 def _shift(size: tuple[int, ...]) -> tuple[int, int]:
-    return round(size[0] * _SHIFT), round(size[1] * _SHIFT)
+    return round(size[0] * SHIFT), round(size[1] * SHIFT)

@@ -12,7 +12,7 @@ from openglip.data.files import image_content
 from openglip.data.findings import Findings
 from openglip.data.formats.coco import image_files, load_coco
 from openglip.errors import DataError
-from openglip.evaluation.coco import coco
+from openglip.evaluation.coco import score_coco
 from openglip.evaluation.read import Annotations, read_annotations, read_results
 from openglip.files import StrPath
 from openglip.predict.detector import Detector
@@ -73,7 +73,7 @@ def _scores(model: nn.Module, pictures: Iterable[Any], annotations: Annotations,
         for box, score, label in zip(boxes, found.scores.tolist(), found.labels.tolist(), strict=True):
             category = annotations.categories[label]["id"]
             rows.append({"image_id": image["id"], "category_id": category, "bbox": box, "score": score})
-    return coco(annotations, read_results(rows, annotations))
+    return score_coco(annotations, read_results(rows, annotations))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.test_evaluate_model import coco_set
+from evaluation.sets import coco_set
 
 import openglip
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def script(name: str) -> Any:

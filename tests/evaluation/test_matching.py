@@ -1,4 +1,4 @@
-"""The eight checks that every evaluator of detections should pass, each on synthetic data."""
+"""Checks that every evaluator of detections should pass, on synthetic data, and equality with pycocotools."""
 
 from __future__ import annotations
 
@@ -8,48 +8,27 @@ import numpy as np
 import pytest
 from evaluation.oracles import pycocotools_figures
 from evaluation.random_sets import random_coco
+from evaluation.sets import (
+    dataset,
+    perfect,
+    result,
+)
 
-from openglip.evaluation import lvis as lvis_module
-from openglip.evaluation.coco import FIGURES, Scores, coco
-from openglip.evaluation.lvis import lvis
-from openglip.evaluation.read import read_annotations, read_results, results
+from openglip.evaluation.coco import FIGURES, Scores, score_coco
+from openglip.evaluation.lvis import score_lvis
+from openglip.evaluation.read import iterate_results, read_annotations, read_results
+
+BOXES = [[(0, 0, 20, 20), (100, 0, 50, 50)], [(0, 0, 200, 200)], [(10, 10, 60, 40), (200, 200, 120, 100)]]
 
 
 def judge(truth, found) -> Scores:
     annotations = read_annotations(truth)
-    return coco(annotations, read_results(found, annotations))
+    return score_coco(annotations, read_results(found, annotations))
 
 
 def judge_lvis(truth, found, **caps) -> Scores:
     annotations = read_annotations(truth, federated=True)
-    return lvis(annotations, results(found, annotations), **caps)
-
-
-def dataset(boxes, *, crowd=(), areas=None, **image):
-    """One image per list of boxes, one class, with 2 more classes that have no objects."""
-    rows = []
-    for i, own in enumerate(boxes):
-        for box in own:
-            area = box[2] * box[3] if areas is None else areas[len(rows)]
-            rows.append({"id": len(rows) + 1, "image_id": i, "category_id": 1, "bbox": list(box), "area": area})
-            rows[-1]["iscrowd"] = int(len(rows) - 1 in crowd)
-    return {
-        "images": [{"id": i, "width": 500, "height": 500, **image} for i in range(len(boxes))],
-        "annotations": rows,
-        "categories": [{"id": k, "name": f"class {k}", "frequency": "f"} for k in (1, 2, 3)],
-    }
-
-
-def result(image, box, score, category=1):
-    return {"image_id": image, "category_id": category, "bbox": list(box), "score": score}
-
-
-def perfect(truth, score=lambda i: 0.9 - i / 1000):
-    rows = [a for a in truth["annotations"] if not a.get("iscrowd")]
-    return [result(a["image_id"], a["bbox"], score(i), a["category_id"]) for i, a in enumerate(rows)]
-
-
-BOXES = [[(0, 0, 20, 20), (100, 0, 50, 50)], [(0, 0, 200, 200)], [(10, 10, 60, 40), (200, 200, 120, 100)]]
+    return score_lvis(annotations, iterate_results(found, annotations), **caps)
 
 
 def test_1_order_does_not_matter() -> None:
@@ -134,34 +113,24 @@ def test_7_crowds_and_ignored() -> None:
     assert scores.figures["AP"] == scores.figures["AP_fixed"] == pytest.approx(1.0)
 
 
-def test_8_federated_negatives() -> None:
-    def truth(**lists):
-        data = dataset([[(0, 0, 100, 100)], [(0, 0, 100, 100)]], neg_category_ids=[], not_exhaustive_category_ids=[])
-        data["annotations"].append({"id": 9, "image_id": 1, "category_id": 2, "bbox": [200, 200, 50, 50], "area": 2500})
-        data["images"][0] |= lists
-        return data
-
-    stray = result(0, (300, 300, 50, 50), 0.99, category=2)
-    found = [result(0, (0, 0, 100, 100), 0.9), result(1, (0, 0, 100, 100), 0.9), result(1, (200, 200, 50, 50), 0.8, 2)]
-    assert judge_lvis(truth(), [*found, stray]).figures["AP_fixed"] == pytest.approx(1.0)
-    negative = judge_lvis(truth(neg_category_ids=[2]), [*found, stray]).per_category["class 2"]
-    assert negative["AP_fixed"] == pytest.approx(0.5)
-    both = truth(neg_category_ids=[2], not_exhaustive_category_ids=[2])
-    assert judge_lvis(both, [*found, stray]).figures["AP_fixed"] == pytest.approx(1.0)
-    open_one = truth(not_exhaustive_category_ids=[1])  # a matched one counts, an unmatched one is ignored
-    extra = result(0, (300, 300, 50, 50), 0.99)
-    assert judge_lvis(open_one, [*found, extra]).figures["AP_fixed"] == pytest.approx(1.0)
-    assert judge_lvis(open_one, found[1:]).figures["AP_fixed"] < 1.0
+def check_coco(seed: int) -> None:
+    truth, found = random_coco(seed)
+    annotations = read_annotations(truth)
+    if not found:
+        return
+    scores = score_coco(annotations, read_results(found, annotations))
+    figures, per_class = pycocotools_figures(truth, found)
+    assert scores.figures == pytest.approx(figures, abs=1e-9), seed
+    assert {k: v["AP"] for k, v in scores.per_category.items()} == pytest.approx(per_class, abs=1e-9), seed
 
 
-def test_8_fixed_ap_caps_a_class_over_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lvis_module, "SLACK", 7)  # the surplus is dropped several times on the way
-    truth = dataset([[(0, 0, 100, 100)], [(0, 0, 100, 100)]], neg_category_ids=[1], not_exhaustive_category_ids=[])
-    noise = [result(0, (300, 300, 20, 20), 0.5) for _ in range(400)]
-    late = [result(1, (0, 0, 100, 100), 0.4)]
-    scores = judge_lvis(truth, noise + late)
-    assert scores.per_category["class 1"]["AP50_fixed"] > 0  # 400 boxes on one image survive, and so does the 401st
-    assert judge_lvis(truth, noise + late, per_class=400).per_category["class 1"]["AP50_fixed"] == 0.0
-    first = [result(0, (0, 0, 100, 100), 0.5)]  # of equal scores the first in the file stays
-    assert judge_lvis(truth, first + noise, per_class=1).per_category["class 1"]["AP50_fixed"] > 0
-    assert judge_lvis(truth, noise + first, per_class=1).per_category["class 1"]["AP50_fixed"] == 0.0
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_random_sets_equal_pycocotools(first: int) -> None:
+    for seed in range(first, first + 10):
+        check_coco(seed)
+
+
+@pytest.mark.slow
+def test_a_thousand_random_sets() -> None:
+    for seed in range(1000, 2000):
+        check_coco(seed)

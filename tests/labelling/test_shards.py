@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from labelling.runs import lines_of, run_stub
+
+from openglip.labelling.manifest import verify
+from openglip.labelling.shards import LabelSettings
+
+
+def test_lines_failures_and_counts(pictures: Path, tmp_path: Path) -> None:
+    manifest = run_stub(pictures, tmp_path / "out")
+    written, failed = lines_of(tmp_path / "out"), lines_of(tmp_path / "out", "failures")
+    assert sorted(r["filename"] for r in [*written, *failed]) == [f"{i:03d}.jpg" for i in range(30)]
+    assert [r["filename"] for r in written] == sorted(r["filename"] for r in written)
+    assert {r["filename"]: r["reason"].partition(":")[0] for r in failed} == {
+        "007.jpg": "unreadable picture",
+        **{f"{i:03d}.jpg": "empty caption" for i in range(4, 30, 5)},
+    }
+    line = written[0]
+    caption = line["grounding"]["caption"]
+    assert (line["height"], line["width"], caption) == (48, 64, "a woman in a red coat crosses the road")
+    for region in line["grounding"]["regions"]:
+        ((begin, end),) = region["tokens_positive"]
+        assert caption[begin:end] == region["phrase"]
+        assert region["score"] > 0.1
+    assert line["provenance"]["teacher"] == "stub"
+    assert len(line["provenance"]["weights_sha256"]) == 64
+    assert next(r for r in written if r["filename"] == "003.jpg")["grounding"]["regions"] == []
+    people = next(r for r in written if r["filename"] == "002.jpg")["grounding"]["regions"]
+    assert {tuple(r["tokens_positive"][0]) for r in people if r["phrase"] == "person"} <= {(0, 6), (20, 26)}
+    totals = manifest.totals()
+    assert (totals["pairs"], totals["lines"], sum(totals["failures"].values())) == (30, 23, 7)
+    assert totals["boxes"] == sum(len(r["grounding"]["regions"]) for r in written) == sum(totals["scores"].values())
+    assert totals["dropped_phrases"]["nothing to see"] > 0
+    assert verify(tmp_path / "out") == []
+
+
+def test_categories(pictures: Path, tmp_path: Path) -> None:
+    run_stub(pictures, tmp_path / "out", categories=["traffic light", "St. Bernard"])
+    written = lines_of(tmp_path / "out")
+    assert len(written) == 29  # captions play no part
+    assert {r["grounding"]["caption"] for r in written} == {"traffic light. St. Bernard"}
+    spans = {r["phrase"]: r["tokens_positive"] for w in written for r in w["grounding"]["regions"]}
+    assert spans == {"traffic light": [[0, 13]], "St. Bernard": [[15, 26]]}
+
+
+def test_filters_are_counted(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures, tmp_path / "in")
+    shutil.copy(tmp_path / "in" / "000.jpg", tmp_path / "in" / "100.jpg")
+    (tmp_path / "in" / "100.txt").write_text("a copy of a picture")
+    shutil.copytree(pictures, tmp_path / "known", ignore=lambda _, names: [n for n in names if n != "001.jpg"])
+    rules = LabelSettings(chunker="rules", min_words=9, boxes_per_phrase=1, max_share=0.5, phrase_nms=0.5)
+    manifest = run_stub(
+        tmp_path / "in", tmp_path / "out", labels=rules, drop_duplicates=True, exclude=tmp_path / "known"
+    )
+    totals = manifest.totals()
+    assert {k: totals["failures"][k] for k in ("empty caption", "near-duplicate", "unreadable picture")} == {
+        "empty caption": 6,
+        "near-duplicate": 2,
+        "unreadable picture": 1,
+    }
+    assert totals["failures"]["short caption"] > 5
+    reasons = {r["filename"]: r["reason"] for r in lines_of(tmp_path / "out", "failures")}
+    assert reasons["100.jpg"] == "near-duplicate: of 000.jpg"
+    assert reasons["001.jpg"] == "near-duplicate: of 001.jpg"
+    assert totals["dropped_boxes"]["covers everything"] > 0
+    assert totals["dropped_boxes"]["over the cap of a phrase"] > 0
+    assert verify(tmp_path / "out") == []
+    tiny = run_stub(pictures, tmp_path / "tiny", labels=LabelSettings(chunker="rules", min_side=49, max_phrases=1))
+    assert tiny.totals()["failures"] == {"empty caption": 6, "tiny picture": 23, "unreadable picture": 1}
+    one = run_stub(pictures, tmp_path / "one", labels=LabelSettings(chunker="rules", max_phrases=2, phrase_nms=0.1))
+    assert one.totals()["dropped_phrases"]["over the cap"] > 0
+    assert one.totals()["dropped_boxes"]["another phrase has the box"] > 0
+
+
+@pytest.mark.parametrize("kind", ["flip", "jitter"])
+def test_agreement_of_a_second_view(pictures: Path, tmp_path: Path, kind: Any) -> None:
+    totals = run_stub(pictures, tmp_path / "out", agreement=kind).totals()
+    plain = run_stub(pictures, tmp_path / "plain").totals()
+    assert totals["boxes"] + totals["dropped_boxes"]["the second view disagrees"] >= plain["boxes"]
+    assert totals["boxes"] < plain["boxes"]
