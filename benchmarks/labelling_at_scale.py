@@ -93,12 +93,13 @@ def run(source: str, output: Path, pairs: int | None) -> dict[str, Any]:
     points: list[tuple[int, int]] = []
 
     def note(progress: Any) -> None:
-        points.append((progress.pairs, _resident()))
+        done, seconds = progress.figures["pairs"], progress.figures["seconds"]
+        points.append((done, _resident()))
         print(
-            f"{progress.pairs} pairs, {progress.pairs / progress.seconds:.2f} a second, {points[-1][1] >> 20} MiB",
+            f"{done} pairs, {done / seconds:.2f} a second, {points[-1][1] >> 20} MiB",
             file=sys.stderr,
         )
-        if pairs is not None and progress.pairs >= pairs:
+        if pairs is not None and done >= pairs:
             raise KeyboardInterrupt
 
     rules = LabelSettings(chunker="rules")
@@ -131,7 +132,7 @@ def memory(pairs: int) -> dict[str, Any]:
         tars.mkdir()
         for i in range(0, pairs, 1000):
             _write_tar(tars / f"{i // 1000:05d}.tar", i)
-        note = lambda p: points.append((p.pairs, _resident()))  # noqa: E731
+        note = lambda p: points.append((p.figures["pairs"], _resident()))  # noqa: E731
         label(tars, Path(folder) / "out", model=fast, workers=0, labels=LabelSettings(chunker="rules"), progress=note)
     return {"pairs": pairs, **_slope(points)}
 

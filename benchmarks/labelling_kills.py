@@ -32,8 +32,9 @@ from common import RESULTS, machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from labelling.runs import files_of
 from labelling.stub import fast
-from labelling.test_kills import tree, workers_of
+from labelling.test_engine import workers_of
 
 from openglip.labelling.inputs import plan
 from openglip.labelling.manifest import Manifest, verify
@@ -106,8 +107,8 @@ def disturbed(
     left, process = halves(output), start(sources, output, engine, 2)
     while len(log) < kills:
         if not working(process, output, left):
-            found["identical"] &= tree(output) == whole
-            shutil.rmtree(output)
+            found["identical"] &= files_of(output) == whole
+            shutil.rmfiles_of(output)
             left, process = set(), start(sources, output, engine, 2)
             continue
         time.sleep(generator.uniform(0, 1.5))
@@ -124,7 +125,7 @@ def disturbed(
         log.append({"killed": whom, "seconds": round(time.monotonic() - begin, 1), "shards_done": done})
         print(f"{engine}: {log[-1]}", file=sys.stderr)
     process.wait()
-    found["identical"] &= tree(output) == whole
+    found["identical"] &= files_of(output) == whole
     return found | {"problems": verify(output), "seconds": round(time.monotonic() - begin, 1)}
 
 
@@ -143,7 +144,7 @@ def main() -> None:
         folder = Path(name)
         sources = odd_sources(folder, args.sources[0])
         start(sources, folder / "whole", "local", 0).wait()
-        whole = tree(folder / "whole")
+        whole = files_of(folder / "whole")
         manifest = Manifest.load(folder / "whole")
         sizes = sorted(len(content) for path, content in whole.items() if path.startswith("shards/"))
         digest = hashlib.sha256(b"".join(p.encode() + c for p, c in sorted(whole.items()))).hexdigest()

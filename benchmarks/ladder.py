@@ -37,7 +37,6 @@ from openglip.evaluation.read import read_annotations
 from openglip.evaluation.run import evaluate
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
-from openglip.labelling.teacher import TeacherSettings
 from openglip.predict.detector import Detector
 from openglip.training.nano_batches import Texts
 from openglip.weights.files import write_safetensors
@@ -165,10 +164,9 @@ def teach(places: Places, seed: int) -> None:
         label(
             source,
             folder / f"{name}_photos",
-            model=lambda: own,
+            model=own,
             images=places.flickr / "images.tar",
             workers=0,
-            teacher=TeacherSettings(threshold=0.1, device="cpu"),
             labels=LabelSettings(chunker="rules", max_phrases=100),
         )
         seconds = round(time.process_time() - begin, 1)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from labelling.runs import lines_of, run_stub
+from labelling.stub import fast
 
 from openglip.labelling.manifest import verify
+from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 
 
@@ -83,3 +86,28 @@ def test_agreement_of_a_second_view(pictures: Path, tmp_path: Path, kind: Any) -
     plain = run_stub(pictures, tmp_path / "plain").totals()
     assert totals["boxes"] + totals["dropped_boxes"]["the second view disagrees"] >= plain["boxes"]
     assert totals["boxes"] < plain["boxes"]
+
+
+def test_a_damaged_archive(pictures: Path, tmp_path: Path) -> None:
+    """What can be read of it is labelled, the rest is a failure; one in which nothing can be read is named."""
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for name in ("a", "b", "c"):
+        with tarfile.open(tars / f"{name}.tar", "w") as tar:
+            for path in sorted(pictures.glob("01?.*")):
+                tar.add(path, path.name)
+    content = (tars / "b.tar").read_bytes()
+    (tars / "b.tar").write_bytes(content[: len(content) // 2])
+    (tars / "c.tar").write_bytes(b"no tar at all" * 100)
+    manifest = label(tars, tmp_path / "out", model=fast, workers=0, labels=LabelSettings(chunker="rules"))
+    assert list(manifest.failed) == ["c"]
+    assert manifest.shards["a"]["counts"]["lines"] == 8
+    counts = manifest.shards["b"]["counts"]
+    assert 2 <= counts["lines"] <= 5
+    assert counts["failures"]["damaged archive"] == 1
+    assert (tmp_path / "out/failures/b.jsonl").read_text().count("damaged archive: after byte") == 1
+    flipped = bytearray(content)
+    flipped[len(content) // 2 // 512 * 512] ^= 0xFF  # a header that tarfile would take for the end
+    (tars / "b.tar").write_bytes(flipped)
+    redone = label(tars / "b.tar", tmp_path / "again", model=fast, workers=0, labels=LabelSettings(chunker="rules"))
+    assert redone.totals()["failures"].get("damaged archive", 0) + redone.totals()["lines"] >= 3
