@@ -1,7 +1,7 @@
 """Flickr30k Entities: Recall@1/5/10 and its upper bound, any-box and merged-box, over all phrases and per type.
 
 A phrase is hit at k when one of its k best boxes has an IoU of 0.5 (plain widths) with any of its true boxes (any-box,
-GLIP's table) or with the box around all of them (merged-box). Phrases without boxes do not count. JsonSource: MDETR's
+GLIP's table) or with the box around all of them (merged-box). Phrases without boxes do not count. Source: MDETR's
 evaluator, as GLIP uses it.
 """
 
