@@ -84,13 +84,13 @@ def test_processes_share_an_epoch_without_overlap():
     assert len(seen) == -(-total // 3) * 3
 
 
-def test_batches_hold_pictures_of_one_aspect():
+def test_batches_hold_images_of_one_aspect():
     m = mixture()
     for batch in m.epoch_batches(0, 4):
         assert len({bool(m.sources[row.source].is_tall[row.sample]) for row in batch}) == 1
 
 
-def test_a_few_pictures_of_another_aspect_are_seen_too():
+def test_a_few_images_of_another_aspect_are_used_too():
     wide, tall = [record(i) for i in range(12)], [record(100 + i, size=(40, 30)) for i in range(3)]
     seen = {
         row.sample

@@ -19,7 +19,7 @@ from openglip.data.training_prompts import (
 )
 from openglip.errors import DataError
 from openglip.prompts.spans import span_tokens
-from openglip.prompts.text import clean_name, join_names
+from openglip.prompts.text import clean_name, detection_prompt, join_names
 from openglip.prompts.tokens import tokenize
 from openglip.structures.sample import Sample
 
@@ -198,3 +198,21 @@ def test_spans_follow_the_swap(words):
     found = [swapped[b:e] for ((b, e),) in moved]
     assert found == [swap_left_right(word, [])[0] for word in words]
     assert swap_left_right(swapped, moved) == (caption, tuple(spans))
+
+
+def test_wordings_are_used_as_they_are_in_training_as_in_evaluation():
+    names, wording = ["sea_star", "cat"], ("a ", "sea_star (echinoderm)", ", five arms")
+    prompt = detection_prompt_of_all(
+        sample(names, [1, 0]), *generators(0), shuffle=False, wordings={"sea_star": wording}
+    )
+    assert prompt.caption == "a sea_star (echinoderm), five arms. cat"
+    assert [prompt.caption[slice(*span)] for (span,) in prompt.spans] == ["cat", "sea_star (echinoderm)"]
+    evaluated = detection_prompt(names, wordings=[wording, ("", "cat", "")])
+    assert (evaluated.caption, evaluated.spans) == (prompt.caption, (prompt.spans[1], prompt.spans[0]))
+
+
+def test_a_name_that_is_empty_after_cleaning_gets_no_words_of_its_neighbour():
+    prompt = detection_prompt_of_all(sample(["cat", "(all)", "dog"], [0, 1, 2]), *generators(0), shuffle=False)
+    assert prompt.rows.tolist() == [0, 2]
+    assert prompt.dropped == 1
+    assert [prompt.caption[slice(*span)] for (span,) in prompt.spans] == ["cat", "dog"]

@@ -61,20 +61,21 @@ class Row:
 
 
 class Mixture:
-    """Sources that are trained on together. Batches cross sources.
+    """Sources that are trained on together.
+
+    Batches cross sources. They hold only tall or only wide images (less padding), unless there are too few of one kind
+    to fill a batch: incomplete batches are left out, and these images would never be used.
 
     Args:
         sources: The sources; their names differ.
         seed: Seed of the order and of every draw.
-        by_aspect: Batches hold only tall or only wide images (less padding), unless there are too few of one kind to
-            fill a batch: incomplete batches are left out, and these images would never be used.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int = 0, *, by_aspect: bool = True) -> None:
+    def __init__(self, sources: Sequence[Source], seed: int = 0) -> None:
         names = [source.name for source in sources]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"a mixture needs sources with different names, not {names}")
-        self.sources, self.seed, self.by_aspect = tuple(sources), seed, by_aspect
+        self.sources, self.seed = tuple(sources), seed
 
     def rows(self, epoch: int) -> np.ndarray:
         """R x 2 int64: source and sample of each visit of an epoch, source by source, before they are shuffled."""
@@ -98,12 +99,11 @@ class Mixture:
         rows = self.rows(epoch)
         order = shuffled_chunk(len(rows), _mixed(self.seed, epoch), rank, ranks)
         groups = np.zeros(len(rows), np.int64)
-        if self.by_aspect:
-            for number, source in enumerate(self.sources):
-                of_source = rows[:, 0] == number
-                groups[of_source] = source.is_tall[rows[of_source, 1]]
-            if np.bincount(groups, minlength=2).min() < 2 * batch_size * ranks:
-                groups[:] = 0
+        for number, source in enumerate(self.sources):
+            of_source = rows[:, 0] == number
+            groups[of_source] = source.is_tall[rows[of_source, 1]]
+        if np.bincount(groups, minlength=2).min() < 2 * batch_size * ranks:
+            groups[:] = 0
         batches = grouped_batches(order, groups.tolist(), batch_size)
         return [[Row(*rows[i].tolist(), seed=(self.seed, epoch, i)) for i in batch] for batch in batches]
 

@@ -34,7 +34,6 @@ def read_openimages(
     images: StrPath | None = None,
     findings: Findings | None = None,
     *,
-    classes: StrPath | None = None,
     image_labels: StrPath | None = None,
 ) -> Iterator[Sample]:
     """Every image that has a row, by the order of the rows.
@@ -45,7 +44,6 @@ def read_openimages(
         path: The CSV of boxes.
         images: Folder or tar of the images; None is the folder of `path`.
         findings: Collects what is left out; None logs it.
-        classes: The CSV of names; None searches next to `path`.
         image_labels: The CSV of verified labels; without one nothing is known to be absent.
 
     Raises:
@@ -53,7 +51,7 @@ def read_openimages(
     """
     report = collector(findings)
     path = Path(path)
-    names = _names(Path(classes) if classes else _beside(path, "class-descriptions"))
+    names = _names(path.parent)
     index = {label: i for i, label in enumerate(names)}
     absent = _absent_names(Path(image_labels) if image_labels else None, names)
     rows_of: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -80,7 +78,11 @@ def read_openimages(
     report.done(path)
 
 
-def _names(path: Path) -> dict[str, str]:
+def _names(folder: Path) -> dict[str, str]:
+    """The display name of each label, from the CSV of names in a folder."""
+    path = next(iter(sorted(folder.glob("*class-descriptions*.csv"))), None)
+    if path is None:
+        raise DataError(f"{folder}: no *class-descriptions*.csv with the names of the classes")
     with _csv_of(path):
         rows = [row for row in csv.reader(io.StringIO(read_text(path))) if row]
     if any(len(row) != 2 for row in rows):
@@ -118,13 +120,6 @@ def _csv_of(path: Path) -> Iterator[None]:
 def _pixels(row: dict[str, str], size: tuple[int, int]) -> list[float]:
     fractions = numbers([row[key] for key in ("XMin", "YMin", "XMax", "YMax")], 4) or [float("nan")] * 4
     return [fraction * side for fraction, side in zip(fractions, (size[1], size[0], size[1], size[0]), strict=True)]
-
-
-def _beside(path: Path, prefix: str) -> Path:
-    files = sorted(path.parent.glob(f"*{prefix}*.csv"))
-    if not files:
-        raise DataError(f"{path.parent}: no *{prefix}*.csv with the names of the classes")
-    return files[0]
 
 
 def _verified_labels(path: Path) -> Path | None:
