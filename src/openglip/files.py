@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import logging
 import os
@@ -23,6 +24,7 @@ StrPath = str | os.PathLike[str]
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder"  # names the process that holds the lock, whose file is emptied when it is taken
 TEMPORARY_SUFFIX = ".tmp"
+_DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", None)}
 
 
 @contextmanager
@@ -44,6 +46,10 @@ def whole_path(path: StrPath) -> Generator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        if error.filename == str(temporary) or (error.filename is None and error.errno in _DISK_ERRORS):
+            raise type(error)(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

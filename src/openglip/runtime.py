@@ -63,12 +63,14 @@ def pick_device(device: str | torch.device) -> torch.device:
     """
     import torch
 
+    if isinstance(device, str):
+        device = device.strip().lower()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         picked = torch.device(device)
-        torch.empty(0, device=picked)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.empty(0, device=picked).cpu()  # fails for "meta", which computes nothing
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(
             f"device {str(device)!r} can't be used; auto, cpu, cuda, cuda:1 or mps may be: {str(error).splitlines()[0]}"
         ) from error

@@ -46,7 +46,7 @@ WRONG_USE = {
     "unknown device": (["detect", CAT, "--prompt", "cat", "--model", "debug", "--device", "gpu"], "gpu"),
     "threshold in percent": (["detect", CAT, "--prompt", "cat", "--model", "debug", "--threshold", "50"], "50"),
     "threshold file": (["detect", CAT, "--prompt", "cat", "--threshold", "absent.json"], "absent.json"),
-    "empty folder": (["detect", ".", "--prompt", "cat"], "holds no picture"),
+    "empty folder": (["detect", ".", "--prompt", "cat"], "no image in ."),
     "no caption": (["ground", CAT], "--caption"),
     "phrase of another caption": (["ground", CAT, "--caption", "a cat", "--phrase", "dog", "--model", "debug"], "dog"),
     "unknown card": (["models", "info", "glip-tt"], "glip-t"),

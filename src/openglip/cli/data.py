@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openglip.cli.terminal import message, print_json, print_table, printable
 from openglip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def check_command(
     report = check(path, format=format, images=images, against=_named_paths(against or []))
     if as_json:
         findings = [dataclasses.asdict(finding) for finding in report.findings]
-        typer.echo(json.dumps({"findings": findings, "counts": report.counts}, ensure_ascii=False))
+        print_json({"findings": findings, "counts": report.counts})
     else:
         _print_findings(report.findings)
         _message(quiet, ", ".join(f"{number} {kind}" for kind, number in report.counts.items()))
@@ -71,7 +70,7 @@ def convert_command(
     _must_exist(path, images)
     done = convert(path, output, format=format, source_format=source_format, images=images)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(done), ensure_ascii=False))
+        print_json(dataclasses.asdict(done))
     else:
         _print_findings(done.findings)
         _message(quiet, f"{done.samples} samples written to {', '.join(done.written.values())}")
@@ -104,25 +103,17 @@ def render_command(
             failed += 1
             _message(False, f"{one.split}, {one.id}: {one.error}")
         elif not as_json:
-            typer.echo(one.file)
+            typer.echo(printable(one.file))
     if as_json:
-        typer.echo(json.dumps({"pictures": [dataclasses.asdict(one) for one in rendered]}, ensure_ascii=False))
+        print_json({"pictures": [dataclasses.asdict(one) for one in rendered]})
     _message(quiet, f"{len(rendered) - failed} pictures in {output}")
     raise typer.Exit(1 if failed else 0)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
-    if not findings:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("kind", "file", "id", "message")
-    for finding in findings:
-        cells = (finding.file, finding.id, finding.message)
-        table.add_row(finding.kind, *(Text(str(cell), overflow="fold") for cell in cells))
-    Console().print(table)
+    if findings:
+        rows = ((finding.kind, finding.file, finding.id, finding.message) for finding in findings)
+        print_table(("kind", "file", "id", "message"), rows)
 
 
 def _named_paths(against: list[str]) -> dict[str, Path]:
@@ -145,4 +136,4 @@ def _must_exist(path: Path, images: Path | None) -> None:
 
 def _message(quiet: bool, text: str) -> None:
     if not quiet:
-        sys.stderr.write(text + "\n")
+        message(text)

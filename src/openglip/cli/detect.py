@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import glob
 import json
-import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ import typer
 
 from openglip.cli.arguments import Device, Precision, Quiet, expand_records
 from openglip.cli.output import Output
+from openglip.cli.terminal import message, open_console, printable
 from openglip.errors import ConfigError, PromptError
 from openglip.predict.options import DetectOptions
 
@@ -26,16 +25,18 @@ if TYPE_CHECKING:
 
     from openglip.structures.detections import Detections
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-
 
 @dataclass(frozen=True)
 class Job:
     """What `detect` and `ground` have in common: images, model, output."""
 
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGES...", help="Files, folders (with their sub-folders), or quoted globs.")
-    ]
+        list[str] | None,
+        typer.Argument(metavar="IMAGES...", help="Files, folders (with their sub-folders), globs; - is stdin."),
+    ] = None
+    images_from: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="A file, or stdin, with the path of one image per line.")
+    ] = None
     model: Annotated[str, typer.Option(help="A model's name (see `openglip models`), or a checkpoint's path.")] = "nano"
     weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="Checkpoint for --model; 'random' for timing.")
@@ -62,10 +63,15 @@ class Job:
 
 def detect(
     prompt: Annotated[
-        str | None, typer.Option(help='Names in one text, separated by full stops or commas: "cat. remote control".')
+        str | None,
+        typer.Option(
+            help='Names in one text, separated by full stops, commas, semicolons or line breaks: "cat. remote control".'
+        ),
     ] = None,
     category: Annotated[list[str] | None, typer.Option(metavar="NAME", help="One name as it is; repeat it.")] = None,
-    categories: Annotated[Path | None, typer.Option(metavar="FILE", help="A file with one name per line.")] = None,
+    categories: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file of names: one per line, JSON or YAML.")
+    ] = None,
     *,
     job: Job,
     options: DetectOptions,
@@ -104,7 +110,14 @@ ground_command = expand_records(ground, leave_out=GROUND_LEAVES_OUT)
 def _run(job: Job, options: DetectOptions, **words: Any) -> None:
     """Detect in every image, write and print; exit status 1 if an image failed."""
     options = replace(options, threshold=_threshold(job.threshold), on_error="record")
-    sources = list(expand(job.images, job.output))
+    from openglip.cli.images import describe_left_out, find_images, read_list, read_pipe  # late: imports Pillow
+
+    if not job.images and job.images_from is None:
+        raise typer.BadParameter("give IMAGES, or --images-from FILE")
+    sources, left_out = find_images(
+        [*(job.images or ()), *(read_list(job.images_from) if job.images_from is not None else ())], job.output
+    )
+    pipes = [read_pipe(source) for source in sources]
     if job.quiet:
         warnings.simplefilter("ignore")
     import openglip  # late: imports torch
@@ -113,18 +126,20 @@ def _run(job: Job, options: DetectOptions, **words: Any) -> None:
     with no_collection():
         detector = openglip.load(job.model, job.weights, device=job.device, precision=job.precision)
         gc.freeze()  # later collections would find nothing among torch's objects either
-    results = detector.stream(sources, **words, options=options)
+    images = [pipe or source for pipe, source in zip(pipes, sources, strict=True)]
+    results = detector.stream(images, **words, options=options)
     failed = boxes = 0
     pictures = not job.no_pictures
     with (
         Output(job.output, job.format, pictures=pictures) as output,
         _progress(len(sources), job.quiet) as (console, advance),
     ):
-        for result in results:
-            problem = output.add(result)
+        for source, pipe, result in zip(sources, pipes, results, strict=True):
+            result = replace(result, source=source) if pipe else result
+            problem = output.add(result, pipe)
             if error := result.error or problem:
                 failed += 1
-                sys.stderr.write(f"error: {error}\n")
+                message(f"error: {error}")
             boxes += len(result)
             if job.as_json:
                 sys.stdout.write(result.to_json() + "\n")
@@ -134,40 +149,10 @@ def _run(job: Job, options: DetectOptions, **words: Any) -> None:
             advance()
     if not job.quiet:
         folder = f", pictures in {output.folder}" if pictures and failed < len(sources) else ""
-        sys.stderr.write(f"{len(sources)} images, {boxes} boxes, {failed} failed: {output.path}{folder}\n")
+        done = f"{len(sources)} images, {boxes} boxes, {failed} failed: {output.path}{folder}"
+        message(done + describe_left_out(left_out))
     if failed:
         raise typer.Exit(1)
-
-
-def expand(images: Sequence[str], output: Path | None = None) -> Iterator[str]:
-    """The paths of all images: files as they are, the images of folders and the matches of globs by name.
-
-    A path that does not exist is yielded too, so that it is reported in order.
-
-    Args:
-        images: Files, folders and globs.
-        output: A folder whose annotated pictures, of an earlier run, are not taken unless they are named one by one.
-
-    Raises:
-        ConfigError: A folder has no image.
-    """
-
-    def is_output(path: Path) -> bool:
-        return output is not None and path.name.endswith(".boxes.jpg") and path.parent.resolve() == output.resolve()
-
-    for item in images:
-        path = Path(item)
-        if os.path.isdir(item):
-            files = sorted(
-                str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not is_output(p)
-            )
-            if not files:
-                raise ConfigError(f"the folder {item} holds no picture ({', '.join(SUFFIXES)})")
-            yield from files
-        elif os.path.exists(item) or "://" in item or not glob.has_magic(item):
-            yield item
-        else:
-            yield from sorted(p for p in glob.glob(item, recursive=True) if not is_output(Path(p))) or [item]
 
 
 def _names(prompt: str | None, category: list[str] | None, file: Path | None) -> list[str]:
@@ -175,13 +160,9 @@ def _names(prompt: str | None, category: list[str] | None, file: Path | None) ->
     if sum(bool(option) for option in (prompt, category, file)) != 1:
         raise typer.BadParameter("give the names by one of --prompt, --category (repeated) or --categories FILE")
     if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PromptError(f"--categories {file} can't be read as text with one name a line: {error}") from error
-        category = [line for line in lines if line.strip()]
-        if not category:
-            raise PromptError(f"--categories {file} holds no name: write one a line")
+        from openglip.data.files import read_names
+
+        return read_names(file)
     if category:
         return category
     from openglip.prompts.text import parse_names
@@ -200,7 +181,7 @@ def _threshold(text: str | None) -> Any:
         value: Any = float(text)
     except ValueError:
         try:
-            value = json.loads(Path(text).read_text(encoding="utf-8"))
+            value = json.loads(Path(text).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             reason = f"is neither a number nor a readable JSON file: {error}"
             raise ConfigError(f"--threshold {text!r} {reason}") from error
@@ -214,14 +195,15 @@ def _threshold(text: str | None) -> Any:
 
 def _print(detections: Detections, console: Console) -> None:
     """Print the boxes of one image."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     if detections.error is not None or detections.image_size is None:
         return
     height, width = detections.image_size
     nothing = "" if len(detections) else ": nothing found"
-    console.print(f"[bold]{escape(str(detections.source))}[/]  {width} x {height}{nothing}", soft_wrap=True)
+    title = Text(printable(detections.source), "bold").append(f"  {width} x {height}{nothing}", "not bold")
+    console.print(title, soft_wrap=True)
     if not len(detections):
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -229,7 +211,9 @@ def _print(detections: Detections, console: Console) -> None:
     for column in ("score", "x1", "y1", "x2", "y2"):
         table.add_column(column, justify="right", no_wrap=True)
     for detection in detections:
-        table.add_row(escape(detection.name), f"{detection.score:.3f}", *(f"{side:.1f}" for side in detection.box))
+        table.add_row(
+            Text(printable(detection.name)), f"{detection.score:.3f}", *(f"{side:.1f}" for side in detection.box)
+        )
     console.print(table)
 
 
@@ -240,9 +224,7 @@ def _progress(total: int, quiet: bool) -> Iterator[tuple[Console, Callable[[], N
     For more than one image there is a progress bar, if stderr is a terminal. If stdout is a terminal too, tables are
     printed through the bar; otherwise the bar would overwrite them.
     """
-    from rich.console import Console
-
-    results = Console(highlight=False)
+    results = open_console()
     if quiet or total < 2 or not sys.stderr.isatty():
         yield results, lambda: None
         return
@@ -250,8 +232,6 @@ def _progress(total: int, quiet: bool) -> Iterator[tuple[Console, Callable[[], N
 
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shared = sys.stdout.isatty()
-    with Progress(
-        *columns, console=Console(stderr=True, highlight=False), redirect_stdout=shared, transient=True
-    ) as bar:
+    with Progress(*columns, console=open_console(stderr=True), redirect_stdout=shared, transient=True) as bar:
         task = bar.add_task("images", total=total)
         yield bar.console if shared else results, lambda: bar.advance(task)

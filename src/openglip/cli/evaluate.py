@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from openglip.cli.options import Device, Images, Json, Precision, Quiet, Weights, end_progress, show_progress
+from openglip.cli.terminal import print_json, print_lines
 from openglip.errors import ConfigError
 from openglip.runtime import is_first_process
 
@@ -82,7 +82,7 @@ def evaluate_command(
     if not quiet:
         end_progress()
     if is_first_process():
-        typer.echo(json.dumps(report.to_json(), ensure_ascii=False) if as_json else report.table())
+        print_json(report.to_json()) if as_json else print_lines(report.table())
 
 
 def compare(
@@ -94,9 +94,9 @@ def compare(
 
     opened = [read_report(path) for path in reports]
     if as_json:
-        typer.echo(json.dumps([report.to_json() for report in opened], ensure_ascii=False))
+        print_json([report.to_json() for report in opened])
     else:
-        typer.echo(compare_reports(opened))
+        print_lines(compare_reports(opened))
 
 
 for _name, _help in BENCHMARKS.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from openglip.cli.options import (
     end_progress,
     show_progress,
 )
+from openglip.cli.terminal import print_json, print_table
 from openglip.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(
     model: Model = "nano",
     weights: Weights = None,
     categories: Annotated[
-        Path | None, typer.Option(help="File of names, one per line, to look for instead of captions.")
+        Path | None, typer.Option(help="File of names (one per line, JSON, YAML) to look for instead of captions.")
     ] = None,
     images: Images = None,
     workers: Annotated[
@@ -85,7 +85,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Label INPUT; the same command continues a stopped run. Exit status 1 when a shard could not be done."""
-    from openglip.data.files import read_lines
+    from openglip.data.files import read_names
     from openglip.labelling.run import label
     from openglip.labelling.shards import LabelSettings
 
@@ -94,7 +94,7 @@ def run(
         output,
         model=model,
         weights=weights,
-        categories=None if categories is None else read_lines(categories),
+        categories=None if categories is None else read_names(categories),
         images=images,
         workers=workers,
         engine=engine,  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def verify(folder: Folder, as_json: Json = False) -> None:
     except DataError as error:
         problems = [str(error)]
     if as_json:
-        typer.echo(json.dumps({"problems": problems}, ensure_ascii=False))
+        print_json({"problems": problems})
     else:
         typer.echo("\n".join(problems) if problems else f"{folder}: every file is as it was written")
     if problems:
@@ -162,7 +162,7 @@ def publish(
     """Write the labels above a threshold as training data; the run itself keeps all of them."""
     from openglip.labelling import export
 
-    typer.echo(json.dumps(export.publish(folder, output, threshold=threshold, format=format)))  # type: ignore[arg-type]
+    print_json(export.publish(folder, output, threshold=threshold, format=format))  # type: ignore[arg-type]
 
 
 @label_app.command("review")
@@ -188,7 +188,7 @@ def merge(
     """Turn corrected tasks into training data."""
     from openglip.labelling.export import read_review_tasks
 
-    typer.echo(json.dumps(read_review_tasks(tasks, output)))
+    print_json(read_review_tasks(tasks, output))
 
 
 @label_app.command("audit")
@@ -215,26 +215,21 @@ def audit(
             f"{page}: {shown} labels. Check them, save the answers, then: openglip label audit {folder} --checked FILE"
         )
     elif as_json:
-        typer.echo(json.dumps(read_answers(checked), ensure_ascii=False))
+        print_json(read_answers(checked))
     else:
         _print_precision(read_answers(checked))
 
 
 def _print_precision(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("word", "checked", "right", "precision", "95% interval")
-    for row in rows:
-        interval = f"{row['low']:.2f} to {row['high']:.2f}"
-        table.add_row(row["word"], str(row["checked"]), str(row["right"]), f"{row['precision']:.2f}", interval)
-    Console().print(table)
+    columns = ("word", "checked", "right", "precision", "95% interval")
+    figures = ((f"{row['precision']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}") for row in rows)
+    print_table(columns, ((row["word"], row["checked"], row["right"], *next(figures)) for row in rows))
 
 
 def _print_status(manifest: Manifest, as_json: bool) -> None:
     status = manifest.status()
     if as_json:
-        typer.echo(json.dumps(status, ensure_ascii=False))
+        print_json(status)
         return
     totals = status["totals"]
     typer.echo(f"{status['done']} of {status['planned']} shards done, {totals['pairs']} pairs, {totals['boxes']} boxes")

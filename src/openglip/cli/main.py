@@ -6,8 +6,10 @@ this folder import nothing large at their top, so that `openglip --help` is quic
 
 from __future__ import annotations
 
-import io
 import logging
+import os
+import re
+import signal
 import sys
 import traceback
 import warnings
@@ -18,6 +20,7 @@ from typer.core import TyperGroup
 
 import openglip
 from openglip.cli import convert, data, detect, doctor, evaluate, label, models, train
+from openglip.cli.terminal import message, open_streams, write_failure
 from openglip.errors import ConfigError, OpenGLIPError, PromptError
 
 # Wrong use of the command line. Since 0.26 typer contains a copy of click, so that click's own class is another one.
@@ -30,6 +33,7 @@ class _Verbs(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
         ctx.meta["openglip.debug"] = "--debug" in options
+        args = [re.sub(r"^(--[\w-]+=)?(~(?:[/\\].*)?)$", _at_home, arg, flags=re.DOTALL) for arg in args]
         return super().parse_args(ctx, [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(options)])
 
     def invoke(self, ctx: Any) -> Any:
@@ -43,31 +47,38 @@ class _Verbs(TyperGroup):
             raise
         except KeyboardInterrupt as error:
             _trace(error, debug)
-            _write("interrupted: what is written is whole")
+            message("interrupted: what is written is whole")
             raise SystemExit(130) from None
         except OpenGLIPError as error:
             _trace(error, debug)
-            _write(f"error: {error}")
+            message(f"error: {error}")
             raise SystemExit(2 if isinstance(error, ConfigError | PromptError) else 1) from None
         except Exception as error:  # noqa: BLE001  a full disk, too little memory, a bug
             _trace(error, debug)
             where = "" if debug else " (the same command with --debug shows where)"
-            _write(f"error: {type(error).__name__}: {error}{where}")
+            message(f"error: {type(error).__name__}: {error}{where}")
             raise SystemExit(1) from None
 
 
-def _one_line(message: Warning | str, category: type[Warning], *location: object, **more: object) -> None:
+def _one_line(warning: Warning | str, category: type[Warning], *location: object, **more: object) -> None:
     if not issubclass(category, DeprecationWarning):  # these are for developers, not for users of the command
-        _write(f"warning: {message}")
+        message(f"warning: {warning}")
 
 
 def _trace(error: BaseException, debug: bool) -> None:
     if debug:
-        _write("".join(traceback.format_exception(error)))
+        message("".join(traceback.format_exception(error)))
 
 
-def _write(text: str) -> None:
-    sys.stderr.write(text + "\n")
+def _at_home(match: re.Match[str]) -> str:
+    """The shell replaces ~ only where it begins an argument without quotes, and not in --output=~/results."""
+    return (match[1] or "") + os.path.expanduser(match[2])
+
+
+def _end(number: int, frame: object) -> None:
+    """End in order, so that unfinished files are removed."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 app = typer.Typer(
@@ -110,9 +121,18 @@ app.command("train")(train.command)
 
 def main() -> None:
     """Entry point of the console script."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for letters that the terminal's encoding lacks
-    app()
+    open_streams()
+    for name in ("SIGTERM", "SIGHUP"):  # nohup ignores the latter
+        if hasattr(signal, name) and signal.getsignal(number := getattr(signal, name)) == signal.SIG_DFL:
+            signal.signal(number, _end)
+    status: Any = 0
+    try:
+        app()
+    except SystemExit as end:
+        status = end.code
+    if failure := write_failure():
+        message(f"error: stdout can't be written: {failure.strerror}")
+    sys.exit(status or int(failure is not None))
 
 
 if __name__ == "__main__":

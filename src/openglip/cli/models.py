@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from openglip.cli.arguments import Json, Quiet
+from openglip.cli.terminal import print_json, print_table
 from openglip.errors import WeightsError
 
 models_app = typer.Typer(help="List the models, show their cards, download and check their weights.")
@@ -30,15 +31,11 @@ def list_models(as_json: Json = False) -> None:
     from openglip.weights.records import RECORDS
 
     if as_json:
-        typer.echo(json.dumps([model_card(record) for record in RECORDS.values()], ensure_ascii=False))
+        print_json([model_card(record) for record in RECORDS.values()])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("model", "parameters", "weights", "what it is")
-    for record in RECORDS.values():
-        table.add_row(record.model, _millions(record.parameters), weights_state(record), record.about)
-    Console().print(table)
+    records = RECORDS.values()
+    cells = ((record.model, _millions(record.parameters), weights_state(record), record.about) for record in records)
+    print_table(("model", "parameters", "weights", "what it is"), cells)
 
 
 @models_app.command("info")
@@ -49,7 +46,7 @@ def info(name: Name, as_json: Json = False) -> None:
 
     card = model_card(find_record(name))
     if as_json:
-        typer.echo(json.dumps(card, ensure_ascii=False))
+        print_json(card)
         return
     figures = card.pop("figures")
     for key, value in card.items():

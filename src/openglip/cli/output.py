@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from openglip.errors import ConfigError, ImageError
 from openglip.files import whole_file
@@ -45,12 +46,18 @@ class Output:
             raise ConfigError(f"--output {self.folder} can't be written ({error}): name another folder") from error
         return self
 
-    def add(self, detections: Detections) -> str | None:
-        """Write the line and the picture of one image; returns why the picture could not be written, or None."""
+    def add(self, detections: Detections, image: IO[bytes] | None = None) -> str | None:
+        """Write the line and the picture of one image; returns why the picture could not be written, or None.
+
+        Args:
+            detections: The detections.
+            image: The image, if it can't be read again from its path.
+        """
         self._lines_file.write(detections.to_json() + "\n")
         if self.pictures and detections.error is None and detections.source is not None:
             try:
-                detections.save(self.folder / self._picture_name(Path(detections.source).stem))
+                stem = "stdin" if detections.source == "-" else Path(detections.source).stem
+                detections.save(self.folder / self._picture_name(stem), image)
             except (OSError, ImageError) as error:  # larger than the format allows, or deleted meanwhile
                 return f"{detections.source}: no picture was written: {error}"
         return None
@@ -134,7 +141,7 @@ def _label_studio(lines: Iterator[Line], file: IO[str]) -> None:
         results = [_rectangle(detection, line, i) for i, detection in enumerate(line["detections"])]
         scores = [detection["score"] for detection in line["detections"]]
         prediction = {"model_version": f"openglip {__version__}", "score": max(scores, default=0.0), "result": results}
-        tasks.append({"data": {"image": f"/data/local-files/?d={line['image']}"}, "predictions": [prediction]})
+        tasks.append({"data": {"image": f"/data/local-files/?d={quote(line['image'])}"}, "predictions": [prediction]})
     json.dump(tasks, file, ensure_ascii=False)
 
 

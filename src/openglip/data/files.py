@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os.path
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from openglip.errors import DataError, ImageError
+from openglip.errors import DataError, ImageError, PromptError
 from openglip.files import FileSlice, StrPath
 from openglip.structures.sample import ImageReference
 
@@ -179,6 +179,40 @@ def read_yaml(path: StrPath) -> dict[str, Any]:
 def read_lines(path: StrPath) -> list[str]:
     """The lines of a text file that are not blank, stripped. Raises DataError that names the file."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_names(path: StrPath) -> list[str]:
+    """The names in a file, stripped: one per line, or JSON or YAML.
+
+    JSON and YAML hold a list of names or of objects with a "name", or such a list, or {number: name}, as "names" (YOLO)
+    or "categories" (COCO).
+
+    Raises:
+        PromptError: The file can't be read, is a table, or holds no names.
+    """
+    suffix, forms = Path(path).suffix.lower(), "one per line, or as JSON or YAML ([...], names: or categories:)"
+    try:
+        if suffix in (".csv", ".tsv", ".xls", ".xlsx"):
+            raise DataError(f"{path} is a table")
+        text = read_text(path)
+        if suffix in (".json", ".yaml", ".yml") or text.lstrip()[:1] in ("[", "{"):
+            content: Any = read_json(path) if text.lstrip()[:1] in ("[", "{") else read_yaml(path)
+            if isinstance(content, dict):
+                content = content.get("names", content.get("categories", content))
+            items = content.values() if isinstance(content, dict) else content
+            if not isinstance(items, Iterable) or isinstance(items, str):
+                raise DataError(f"{path} holds no list of names")
+            lines = [item.get("name") if isinstance(item, dict) else item for item in items]
+        else:
+            lines = text.splitlines()
+        if strange := [line for line in lines if not isinstance(line, str)]:
+            raise DataError(f"{path}: {strange[0]!r:.60} is not a name")
+        names = [name for line in lines if (name := line.strip())]
+        if not names:
+            raise DataError(f"{path} holds no name")
+    except DataError as error:
+        raise PromptError(f"{error}: give the names {forms}") from error
+    return names
 
 
 def decode(content: bytes, path: object) -> str:

@@ -10,6 +10,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | FileSlice | Image.Image | np.ndarray | Tensor"
 
 MAX_PIXELS = 89_478_485  # 268 MB as RGB; Pillow warns above it
+# Pillow recognises these formats, but reads them not at all or only with another program.
+_UNREADABLE_FORMATS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _ORIENTATION = 0x0112
 _TRANSPOSE_TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,6 +107,13 @@ def image_size(source: str | os.PathLike[str] | bytes | IO[bytes] | FileSlice) -
         raise ImageError(f"{name}: can't read its size: {error}") from error
 
 
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The endings of the files that can be read as images, in lower case with their dot."""
+    formats = Image.registered_extensions()
+    return frozenset(s for s, name in formats.items() if name in Image.OPEN and name not in _UNREADABLE_FORMATS)
+
+
 def is_one_image(source: object) -> bool:
     """Whether an object is one image, or else a collection of several.
 
@@ -141,7 +151,8 @@ def _file_of(source: object, name: str) -> Path | io.BytesIO:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return io.BytesIO(source)
     if isinstance(source, (str, os.PathLike)):
-        return _existing_path(os.fspath(source))
+        path = _existing_path(os.fspath(source))
+        return io.BytesIO(path.read_bytes()) if path.is_fifo() else path
     if isinstance(source, FileSlice):
         return io.BytesIO(source.read())
     if hasattr(source, "read"):
@@ -172,6 +183,8 @@ def _existing_path(text: str) -> Path:
         scheme = match.group(1) or "data"
         advice = "give the plain path" if scheme == "file" else "download it and give the file's path or its bytes"
         raise ImageError(f"{text[:200]} is a URL ({scheme}); openglip reads no URLs: {advice}")
+    if not text:
+        raise ImageError("'' is not a path: it is empty")
     path = Path(text)
     try:
         if path.is_dir():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 from openglip.data.files import read_json
 from openglip.errors import ConfigError, DataError, MissingExtraError, PromptError
@@ -185,7 +186,7 @@ def _task(line: Line, number: int, threshold: float, prefix: str) -> Line:
         if region["score"] > threshold:
             results.append(_rectangle(f"r{i}", name, region, line["height"], line["width"]))
     data = {
-        "image": prefix + line["filename"],
+        "image": prefix + (quote(line["filename"]) if "?" in prefix or "://" in prefix else line["filename"]),
         "caption": line["grounding"]["caption"],
         "labels": [{"value": name} for name in names],
         "spans": names,

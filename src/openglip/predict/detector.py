@@ -17,8 +17,7 @@ from openglip.images.read import ImageSource, describe, is_one_image, read_image
 from openglip.predict.backends.base import Backend, BoxArrays
 from openglip.predict.options import DetectArguments, DetectOptions, check_count
 from openglip.predict.schedule import Batch, EncodedImage, OpenedImage, UnreadableImage, detect_in_batches
-from openglip.predict.text import Categories, EncodedText, Phrase, TextEncoder, as_list, check_detector
-from openglip.prompts.text import parse_names
+from openglip.predict.text import Categories, EncodedText, Phrase, TextEncoder, check_detector
 from openglip.runtime import Precision
 from openglip.structures.detections import Detections
 
@@ -105,8 +104,8 @@ class Detector:
         Args:
             images: One image or an iterable of them: a path, the bytes of a file, a PIL image, an array H x W x 3 uint8
                 RGB, a tensor 3 x H x W (uint8, or float from 0 to 1), or the result of `encode`.
-            categories: Names for all images; one list of names per image; one string that is split at full stops and
-                commas; or the result of `encode_text`.
+            categories: Names for all images; one list of names per image; one string that is split at full stops,
+                commas, semicolons and line breaks; or the result of `encode_text`.
             options: Options of earlier calls to use again; keyword arguments replace single ones.
             **arguments: The fields of `DetectOptions`: threshold, top_k, nms_iou, class_agnostic, short_side,
                 max_side, batch_size, chunk_size, distractors, on_error.
@@ -266,7 +265,7 @@ class Detector:
         """Encode category names, to be used again with many images.
 
         Args:
-            categories: Names, or one string that is split at full stops and commas.
+            categories: Names, or one string that is split as in `detect`.
             distractors: Words that take part in the prompt and are left out of the result.
             chunk_size: Names per prompt. None: as many as fit, evenly spread.
 
@@ -277,8 +276,7 @@ class Detector:
             PromptError: A name is empty, doubled or too long.
         """
         check_count("chunk_size", chunk_size)
-        names = parse_names(categories) if isinstance(categories, str) else as_list(categories, "categories")
-        return self._text.categories(names, as_list(distractors, "distractors"), chunk_size)
+        return self._text.categories(categories, distractors, chunk_size)
 
     def _preparation(self, short_side: int | None, max_side: int | None) -> Preparation:
         preparation = self.backend.preparation

@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Any, TypeAlias, cast
 
@@ -21,13 +22,15 @@ from openglip.prompts.text import (
     Span,
     Spans,
     check_names,
+    clean_name,
     detection_prompt,
     grounding_prompt,
     locate_phrases,
     parse_names,
     split_names,
+    warn_of_separators,
 )
-from openglip.prompts.tokens import tokenize
+from openglip.prompts.tokens import tokenize, unknown_words
 
 # Encoded prompts that a detector keeps: 64 prompts of 256 tokens are 50 MB for GLIP.
 CACHED_PROMPTS = 64
@@ -84,16 +87,32 @@ class TextEncoder:
     # ---- one text
 
     def categories(
-        self, names: Sequence[str], distractors: Sequence[str] = (), chunk_size: int | None = None
+        self,
+        names: str | Sequence[str],
+        distractors: Sequence[str] = (),
+        chunk_size: int | None = None,
+        warned: set[str] | None = None,
     ) -> EncodedText:
         """Encode category names, in several prompts where they do not fit one.
 
-        Warns when the names need several prompts and no `chunk_size` asks for them.
+        Warns when the names need several prompts and no `chunk_size` asks for them, of words that the text encoder does
+        not know, and of names in a list that look like several.
+
+        Args:
+            names: A list of names, or one string, which is split.
+            distractors: Words that take part in the prompts only.
+            chunk_size: Names per prompt; None: as many as fit.
+            warned: Unknown words of which there was a warning; new ones are added.
 
         Raises:
             PromptError: A name is empty, doubled or too long, or not one of the classes of a closed-set model.
         """
-        names, distractors = tuple(names), tuple(distractors)
+        if isinstance(names, str):
+            names = parse_names(names)
+        else:
+            names = as_list(names, "categories")
+            warn_of_separators(names)
+        names, distractors = tuple(names), tuple(as_list(distractors, "distractors"))
         if not names:
             raise PromptError("no categories: give at least one name")
         check_names(names)
@@ -102,6 +121,7 @@ class TextEncoder:
             raise PromptError(f"{both[0]!r} is a category and a distractor: leave it out of one of them")
         if self.backend.categories is not None:
             return self._closed_set(names, self.backend.categories)
+        _warn_of_unknown_words(map(clean_name, (*names, *distractors)), set() if warned is None else warned)
         max_tokens = self.backend.max_tokens
         runs = split_names(names, chunk_size=chunk_size, max_tokens=max_tokens, distractors=distractors)
         if len(runs) > 1 and chunk_size is None:
@@ -115,12 +135,13 @@ class TextEncoder:
             prompts.append(self._encode(prompt, np.array(run, np.int64)))
         return EncodedText(self.detector_id, names, tuple(prompts))
 
-    def caption(self, caption: str, phrases: Phrases = None) -> EncodedText:
+    def caption(self, caption: str, phrases: Phrases = None, warned: set[str] | None = None) -> EncodedText:
         """Encode a caption and its phrases.
 
         Args:
             caption: The text.
             phrases: Strings, character spans or lists of spans; None: the caption's noun phrases.
+            warned: As for `categories`.
 
         Raises:
             PromptError: The caption is empty or too long, or a phrase is not in it.
@@ -142,6 +163,7 @@ class TextEncoder:
         for i, positions in enumerate(token_map(prompt, tokens)):
             if not positions:
                 raise PromptError(f"phrase {i}, {prompt.names[i]!r}, has no letter that the text encoder knows")
+        _warn_of_unknown_words([caption], set() if warned is None else warned)
         if self.backend.reads_phrases_alone:
             prompts = self.phrases_alone(prompt.names)
         else:
@@ -206,10 +228,11 @@ class TextEncoder:
             ConfigError: They were encoded by another detector.
         """
 
+        warned: set[str] = set()
+
         def encode(item: Any) -> EncodedText:
             if not isinstance(item, EncodedText):
-                names = parse_names(item) if isinstance(item, str) else as_list(item, "categories")
-                return self.categories(names, as_list(distractors, "distractors"), chunk_size)
+                return self.categories(item, distractors, chunk_size, warned)
             if chunk_size is not None or distractors:
                 raise ConfigError("these words are encoded already: give distractors and chunk_size to encode_text")
             check_detector(item.detector_id, self.detector_id)
@@ -228,9 +251,10 @@ class TextEncoder:
     ) -> Iterator[EncodedText]:
         """An endless series of one caption, or one caption per image; arguments as of `category_texts`."""
         per_image = None if phrases is None else as_list(phrases, "phrases")
+        encode = partial(self.caption, warned=set())
         if isinstance(captions, str):
             if per_image is None or not _is_nested(per_image):
-                return repeat(self.caption(captions, per_image))
+                return repeat(encode(captions, per_image))
             captions = [captions] * len(per_image)
         captions = as_list(captions, "captions")
         _check_count(len(captions), "captions", images)
@@ -238,7 +262,19 @@ class TextEncoder:
             raise PromptError(
                 f"{len(captions)} captions but {len(per_image)} lists of phrases: give one list per caption"
             )
-        return map(self.caption, captions, per_image or [None] * len(captions))
+        return map(encode, captions, per_image or [None] * len(captions))
+
+
+def _warn_of_unknown_words(texts: Iterable[str], warned: set[str]) -> None:
+    """Warn of the words that the text encoder can't tell apart, of each once."""
+    words = list(dict.fromkeys(w for text in texts for w in unknown_words(text) if w not in warned))
+    if words:
+        warned.update(words)
+        listed = ", ".join(map(repr, words[:10])) + (", ..." if len(words) > 10 else "")
+        warnings.warn(
+            f"the text encoder does not know {listed}: all such words are the same to the model; use English ones",
+            stacklevel=4,
+        )
 
 
 def check_detector(detector_id: str, expected: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from openglip.errors import PromptError
 from openglip.prompts.tables import Wording
-from openglip.prompts.tokens import MAX_TOKENS, tokenize
+from openglip.prompts.tokens import MAX_TOKENS, tokenize, word_pieces
 from openglip.structures.sample import Span, Spans
 
 SEPARATOR = ". "
@@ -50,16 +50,37 @@ def clean_name(name: str) -> str:
     return name.replace("_", " ").replace("  ", " ")
 
 
-def parse_names(text: str) -> list[str]:
-    """The names in one string, separated by commas or full stops: "cat. dog, v2.0 box" holds three.
+# A full stop separates before a blank or at the end, in lists of names not after an initial or "St".
+_SEPARATORS = r",;\n\r\v\f\x85\u2028\u2029\u060c\u061b\u3001\u3002\uff0c\uff0e\uff1b\uff61\uff64"
+_SEPARATOR = re.compile(rf"[{_SEPARATORS}]|\.+(?=\s|$)")
+_SEPARATOR_IN_NAME = re.compile(rf"[{_SEPARATORS}]|(?<!\b[A-Z])(?<!\b[A-Z]\w)\.(?=\s|$)")
 
-    A full stop separates only before a blank or at the end.
+
+def parse_names(text: str) -> list[str]:
+    """The names in one string: "cat. dog, v2.0 box" holds three.
+
+    Names are separated by commas, semicolons (full-width, Chinese and Arabic ones too), line breaks and full stops. A
+    full stop separates only before a blank or at the end; a warning names words that are joined by one.
     """
-    return [name for part in re.split(r"\.(?=\s|$)|,", text) if (name := part.strip())]
+    names = [name for part in _SEPARATOR.split(text) if (name := part.strip())]
+    if joined := [name for name in names if re.search(r"[^\W\d_]{2}\.[^\W\d_]{2}", name)]:
+        warnings.warn(f"{_listed(joined)} is one name: write a blank after a full stop that separates", stacklevel=2)
+    return names
+
+
+def warn_of_separators(names: Sequence[str]) -> None:
+    """Warn once of names in a list that look like several."""
+    if several := [name for name in names if isinstance(name, str) and _SEPARATOR_IN_NAME.search(name)]:
+        warnings.warn(f"{_listed(several)} is one name of the list, although it holds a separator", stacklevel=3)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" (and {len(names) - 3} more)" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
 
 
 def check_names(names: Sequence[str], one: str = "category", many: str = "categories") -> None:
-    """Refuse names that are empty or identical, and warn once of names that are equal after cleaning.
+    """Refuse names that are empty or identical, and warn once of names that have the same word pieces.
 
     Args:
         names: The names.
@@ -70,20 +91,21 @@ def check_names(names: Sequence[str], one: str = "category", many: str = "catego
         PromptError: The message has the position of the name, counted from 0.
     """
     positions: dict[str, int] = {}
-    originals: dict[str, str] = {}  # by cleaned name
+    originals: dict[tuple[str, ...], str] = {}  # by word pieces
     alike: list[str] = []
     for i, name in enumerate(names):
         if not isinstance(name, str):
             raise PromptError(f"{one} {i} is a {type(name).__name__}, not a string: {name!r}")
-        cleaned = clean_name(name).strip().casefold()
-        if not cleaned:
+        cleaned = clean_name(name)
+        if not cleaned.strip():
             raise PromptError(f"{one} {i} is empty after cleaning: {name!r}; leave it out or name it")
         if name in positions:
             raise PromptError(f"{many} {positions[name]} and {i} are the same: {name!r}; leave one out")
         positions[name] = i
-        if cleaned in originals:
-            alike.append(f"{originals[cleaned]!r} and {name!r}")
-        originals.setdefault(cleaned, name)
+        pieces = word_pieces(cleaned)
+        if pieces in originals:
+            alike.append(f"{originals[pieces]!r} and {name!r}")
+        originals.setdefault(pieces, name)
     if alike:
         warnings.warn(f"the model can't tell apart {', '.join(alike)}: all are kept", stacklevel=3)
 

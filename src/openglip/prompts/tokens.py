@@ -13,6 +13,7 @@ from openglip.errors import PromptError
 from openglip.structures.sample import Span
 
 MAX_TOKENS = 256
+UNKNOWN = 100  # the id of [UNK]
 VOCABULARY = Path(__file__).with_name("vocab.txt")
 
 
@@ -66,3 +67,18 @@ def tokenize(text: str, max_tokens: int | None = MAX_TOKENS, *, truncate: bool =
             f"(the first word that does not fit is at character {begin}: {text[begin : begin + 20]!r})"
         )
     return Tokens((*ids[: max_tokens - 1], ids[-1]), (*offsets[: max_tokens - 1], offsets[-1]), truncated=True)
+
+
+def word_pieces(text: str) -> tuple[str, ...]:
+    """The word pieces of a text; a word that the vocabulary lacks is there as it is."""
+    tokens = tokenize(text, None)
+    return tuple(
+        text[begin:end] if token == UNKNOWN else str(token)
+        for token, (begin, end) in zip(tokens.ids, tokens.offsets, strict=True)
+    )
+
+
+def unknown_words(text: str) -> list[str]:
+    """The words that the vocabulary lacks: each becomes [UNK], the same for all of them."""
+    tokens = tokenize(text, None)
+    return [text[b:e] for token, (b, e) in zip(tokens.ids, tokens.offsets, strict=True) if token == UNKNOWN]

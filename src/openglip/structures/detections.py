@@ -149,7 +149,7 @@ class Detections:
         self,
         *,
         threshold: float | Mapping[str, float] | None = None,
-        names: Sequence[str] | None = None,
+        names: str | Sequence[str] | None = None,
         min_side: float = 0,
         top_k: int | None = None,
     ) -> Detections:
@@ -157,7 +157,7 @@ class Detections:
 
         Args:
             threshold: Least score: one number, or one per name; names without a number pass.
-            names: The names to keep.
+            names: The names to keep, or one.
             min_side: Least width and height, in pixels.
             top_k: Number of detections to keep, the best of those that fulfil the other conditions.
 
@@ -166,6 +166,7 @@ class Detections:
         """
         if top_k is not None and top_k < 0:
             raise DataError(f"top_k is {top_k}; it must be at least 0, or None for no cap")
+        names = [names] if isinstance(names, str) else names
         for name in (*(names or ()), *(threshold if isinstance(threshold, Mapping) else ())):
             if name not in self.vocabulary:
                 raise DataError(f"{name!r} is not in the vocabulary: {', '.join(self.vocabulary)}")

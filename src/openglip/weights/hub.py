@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -19,10 +20,14 @@ _TRUE = {"1", "on", "yes", "true"}
 
 
 def cache_dir() -> Path:
-    """Folder of the downloads: OPENGLIP_CACHE, or `openglip` in the user's cache folder."""
+    """Folder of the downloads: OPENGLIP_CACHE, or `openglip` in the user's cache folder.
+
+    A user without a home folder, as in a container, has a folder for temporary files instead.
+    """
     if chosen := os.environ.get("OPENGLIP_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "openglip"
+        return Path(os.path.expanduser(chosen))
+    folder = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    return (folder if folder.is_absolute() else Path(tempfile.gettempdir()) / f"cache-{os.getuid()}") / "openglip"
 
 
 def offline() -> bool:

@@ -39,6 +39,9 @@ def load_model(name: StrPath = "nano", weights: StrPath | None = None) -> nn.Mod
         ConfigError: There is no such model.
         WeightsError: The file is missing, damaged, or does not fit.
     """
+    for argument, value in (("name", name), ("weights", "random" if weights is None else weights)):
+        if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+            raise ConfigError(f"{argument} is {value!r:.60}; give a model's name or the path of a checkpoint")
     architecture, source = _resolve(os.fspath(name), None if weights is None else os.fspath(weights))
     loaded = None if source is None else _read(architecture, source)
     with no_collection():
@@ -85,7 +88,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         source: Name of the file, for messages.
 
     Raises:
-        WeightsError: Keys are missing, unexpected or of another shape; the message lists them with similar keys.
+        WeightsError: Keys are missing, unexpected or of another shape or type; the message lists them with
+            similar keys.
     """
     expected, state = model.state_dict(), dict(state)
     differs = [key for key in expected if key in state and expected[key].shape != state[key].shape]
@@ -96,11 +100,17 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             differs.remove(key)
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
+    types = [
+        key
+        for key, value in state.items()
+        if key in expected and value.dtype.is_floating_point != expected[key].dtype.is_floating_point
+    ]
     shapes = [f"{key}: {_shape(state[key])} in the file, {_shape(expected[key])} in the model" for key in differs]
     problems = [
         *_listed("missing", _with_similar(missing, unexpected)),
         *_listed("unexpected", _with_similar(unexpected, missing)),
         *_listed("of another shape", shapes),
+        *_listed("of another type (quantised weights are not read)", [f"{key}: {state[key].dtype}" for key in types]),
     ]
     if problems:
         name = getattr(model, "name", type(model).__name__)

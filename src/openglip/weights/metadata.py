@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def locate(path: StrPath) -> Path:
     Raises:
         WeightsNotFoundError: There is no such file, or the run is not finished.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.is_dir():
         file = path / RUN_FILE
         if file.is_file():

@@ -67,7 +67,8 @@ def read_label_studio(
             report.add("malformed", path, task_id, text, len(others))
             if not rectangles:  # not an image without objects
                 continue
-        image = files.reference(_file_name(task["data"], path, task_id))
+        name = _file_name(task["data"], path, task_id)
+        image = files.find(name) or files.reference(unquote(name))
         sizes = {size_of(r.get("original_height"), r.get("original_width")) for r in rectangles}
         size = (sizes.pop() if len(sizes) == 1 else None) or header_size(image, report, path, task_id)
         if size is None:
@@ -113,7 +114,7 @@ def _labels(item: dict[str, Any]) -> list[str]:
 
 
 def _file_name(data: Any, path: object, task_id: int | str) -> str:
-    """The image's name: of "/data/local-files/?d=a/b.jpg" it is "a/b.jpg", of a URL its path."""
+    """The image's name: of "/data/local-files/?d=a/b.jpg" it is "a/b.jpg", of a URL its path, else as it is."""
     values = [data.get("image"), *data.values()] if isinstance(data, dict) else []
     address = next((v for v in values if isinstance(v, str)), None)
     if address is None:
@@ -122,10 +123,10 @@ def _file_name(data: Any, path: object, task_id: int | str) -> str:
         parts = urlparse(address)
     except ValueError as error:
         raise DataError(f"{path}: task {task_id!r}: {address!r:.80} is no address of an image: {error}") from error
-    local = parse_qs(parts.query).get("d")
-    return unquote(local[0] if local else parts.path if parts.scheme else address).lstrip(
-        "/" if parts.scheme or local else ""
-    )
+    local = parse_qs(parts.query).get("d") if "local-files" in parts.path else None
+    if local:
+        return local[0].lstrip("/")
+    return unquote(parts.path).lstrip("/") if parts.scheme else address
 
 
 def _is_label_studio(candidate: Candidate) -> bool:
