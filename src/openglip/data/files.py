@@ -202,7 +202,7 @@ def read_names(path: StrPath) -> list[str]:
             items = content.values() if isinstance(content, dict) else content
             if not isinstance(items, Iterable) or isinstance(items, str):
                 raise DataError(f"{path} holds no list of names")
-            lines = [item.get("name") if isinstance(item, dict) else item for item in items]
+            lines: list[Any] = [item.get("name") if isinstance(item, dict) else item for item in items]
         else:
             lines = text.splitlines()
         if strange := [line for line in lines if not isinstance(line, str)]:
