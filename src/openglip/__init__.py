@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from openglip.predict.detector import Detector as Detector
     from openglip.predict.detector import load as load
     from openglip.predict.options import DetectOptions as DetectOptions
+    from openglip.runtime import Progress as Progress
     from openglip.structures.detections import Detections as Detections
     from openglip.verbs.train import train as train
     from openglip.weights.convert import convert as convert
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "openglip.predict.detector": ("load", "Detector"),
     "openglip.predict.options": ("DetectOptions",),
+    "openglip.runtime": ("Progress",),
     "openglip.structures.detections": ("Detections",),
     "openglip.evaluation.run": ("evaluate",),
     "openglip.labelling.run": ("label",),

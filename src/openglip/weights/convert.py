@@ -15,7 +15,7 @@ from openglip.weights.records import BY_FILE
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConvertedCheckpoint:
     """A converted checkpoint; its text form is a sentence about it.
 
     Attributes:
@@ -37,7 +37,9 @@ class Conversion:
         return f"{self.path}: {self.tensors} tensors of {self.model}{note if self.dropped else ''}"
 
 
-def convert(source: StrPath, target: StrPath, *, model: str | None = None, averaged: bool = False) -> Conversion:
+def convert(
+    source: StrPath, target: StrPath, *, model: str | None = None, averaged: bool = False
+) -> ConvertedCheckpoint:
     """Convert an official checkpoint to safetensors, or one of ours to an official file.
 
     Args:
@@ -66,7 +68,7 @@ def convert(source: StrPath, target: StrPath, *, model: str | None = None, avera
     return _to_safetensors(checkpoint, target, model)
 
 
-def _to_safetensors(checkpoint: Checkpoint, target: Path, model: str | None) -> Conversion:
+def _to_safetensors(checkpoint: Checkpoint, target: Path, model: str | None) -> ConvertedCheckpoint:
     if checkpoint.official:
         name = model or official_model(checkpoint.path)
         state, dropped = from_official(checkpoint.state)
@@ -76,10 +78,10 @@ def _to_safetensors(checkpoint: Checkpoint, target: Path, model: str | None) -> 
             raise ConfigError(f"{checkpoint.path} holds a {name}, not a {model}: leave --model out")
     load_state(build_model(name), state, str(checkpoint.path))  # a file of another model should fail here, not in use
     write_safetensors(target, state, checkpoint.info or _official_info(name, checkpoint.path))
-    return Conversion(target, name, len(state), len(dropped))
+    return ConvertedCheckpoint(target, name, len(state), len(dropped))
 
 
-def _to_official_file(checkpoint: Checkpoint, target: Path) -> Conversion:
+def _to_official_file(checkpoint: Checkpoint, target: Path) -> ConvertedCheckpoint:
     if checkpoint.official:
         state = from_official(checkpoint.state)[0]
     elif str(checkpoint.info.get("model")) == "nano":
@@ -90,7 +92,7 @@ def _to_official_file(checkpoint: Checkpoint, target: Path) -> Conversion:
         state = checkpoint.state
     official = to_official(state)
     write_official(target, official)
-    return Conversion(target, None, len(official))
+    return ConvertedCheckpoint(target, None, len(official))
 
 
 def _official_info(model: str, path: Path) -> dict[str, Any]:
