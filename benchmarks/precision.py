@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from common import machine, write
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects" / "ladder"))
+
 from ladder_figures import Figure, ap50, draws_of, recall
 
 import openglip

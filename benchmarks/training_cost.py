@@ -38,6 +38,9 @@ SIZE = (800, 1344)
 def child(name: str, batch: int, device: str, what: str, recomputed: bool) -> None:
     """The second of two forward passes without and of two steps with gradients at 800 x 1344 with 194 tokens."""
     from openglip.model.recompute import recompute_blocks
+    from openglip.training.assign import assign_batches
+    from openglip.training.batches import Batch
+    from openglip.training.loop import batch_losses
     from openglip.training.losses import GroundingCriterion
     from openglip.weights.load import build_model
 
@@ -47,13 +50,23 @@ def child(name: str, batch: int, device: str, what: str, recomputed: bool) -> No
     images = torch.randn(batch, 3, *SIZE, device=device)
     ids = torch.randint(1000, 2000, (batch, 194), device=device)
     mask = torch.ones_like(ids, dtype=torch.bool)
-    boxes = [torch.tensor([[100.0, 100.0, 400.0, 500.0], [30.0, 50.0, 90.0, 200.0]], device=device)] * batch
-    words = [torch.eye(2, 194, device=device).bool()] * batch
+    boxes = torch.tensor([[100.0, 100.0, 400.0, 500.0], [30.0, 50.0, 90.0, 200.0]], device=device)
+    annotated = Batch(
+        images=images,
+        ids=ids,
+        mask=mask,
+        targets=[(boxes, torch.eye(2, 194, device=device).bool())] * batch,
+        labels=[None] * batch,
+        sizes=[SIZE] * batch,
+        sources=[""] * batch,
+        image_ids=[None] * batch,
+        captions=[""] * batch,
+    )
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-6, fused=True)
 
     def step() -> None:
-        out = model(images, ids, mask)
-        terms = GroundingCriterion()(out, model.anchors(out.sizes, device=device), boxes, words, mask)
+        (targets,) = assign_batches(model.anchors, [annotated])
+        terms = batch_losses(model, GroundingCriterion(), annotated, targets)
         optimizer.zero_grad()
         sum(terms.values()).backward()  # type: ignore[union-attr]
         optimizer.step()
@@ -97,8 +110,10 @@ def estimate_gib(name: str, batch: int, recomputed: bool) -> float:
 
     with torch.device("meta"):
         model: Any = build_model(name)
-    own = parameters(model)["all"]
-    return (4 * (own["parameters"] + 3 * own["trained"]) + batch * cost_of_one(model, SIZE, recomputed)[1]) / 2**30
+    counts = parameters(model)["all"]
+    return (
+        4 * (counts["parameters"] + 3 * counts["trained"]) + batch * cost_of_one(model, SIZE, recomputed)[1]
+    ) / 2**30
 
 
 def free_gib(device: str) -> float:

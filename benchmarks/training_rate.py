@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +24,27 @@ import torch
 from common import earlier, machine, write
 from data_loading import make_pictures, measure
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "projects" / "nano"))
+
+from batches import NanoBatches, Texts, all_texts
+from lab import batches_from
+from packing import Picture, pack
+from recipe import recipe as nano_recipe
+
 import openglip
 from openglip.data.mixtures import Source
-from openglip.data.pack import Picture, pack
 from openglip.data.training_prompts import detection_prompt_with_negatives
 from openglip.data.transforms import Flip, Resize
 from openglip.prompts.tables import read_table
 from openglip.structures.sample import Sample
-from openglip.training import nano
-from openglip.training.batches import Batch
 from openglip.training.loop import fit
-from openglip.training.nano_batches import NanoBatches, Texts, all_texts
-from openglip.training.recipe import Recipe
 from openglip.training.recipes import RECIPES
-from openglip.training.run import batches_of, criterion_of, new_model
 
 EMBEDDED = Path(openglip.__file__).parent / "weights" / "embedded"
 
 
-def for_nano(samples: list[Sample], folder: Path, recipe: Recipe) -> tuple[Any, Callable[[int], Iterator[Batch]]]:
-    assert isinstance(recipe, nano.NanoRecipe)
+def packed_batches(samples: list[Sample], recipe: Any, model: Any, folder: Path) -> Any:
+    """The recipe's batches from made samples."""
     names = list(read_table("coco"))
     pictures = []
     for sample in samples:
@@ -52,36 +53,31 @@ def for_nano(samples: list[Sample], folder: Path, recipe: Recipe) -> tuple[Any, 
         labels = tuple(names[label] for label in sample.labels)  # type: ignore[union-attr]
         absent = tuple(name for name in names if name not in labels)
         pictures.append((Picture("coco", str(sample.image_id), boxes, (), labels, absent), sample.image))
-    model = nano.start(nano.NanoInTraining(), recipe)
+    folder.mkdir(parents=True, exist_ok=True)
     packed = pack(pictures, folder)
     batches = NanoBatches(packed, Texts.encode(all_texts(packed.pictures), model, folder), set())
-    return model, partial(nano.batches_from, batches, recipe)
+    return lambda number: batches_from(batches, recipe, number)
 
 
 def rate(name: str, samples: list[Sample], folder: Path, given: argparse.Namespace, steps: int) -> dict[str, Any]:
     """Train for some steps; images a second and share of waiting, without the first step."""
     device = torch.device(given.device)
     changes = {"steps": steps, "workers": given.workers, "checkpoint_every": steps, "evaluate_every": 0}
-    recipe = replace(RECIPES[name](), **changes)
     if name == "nano":
-        recipe = replace(recipe, weights=str(EMBEDDED))
-        model, batches = for_nano(samples, folder, recipe)
+        recipe = replace(nano_recipe(), weights=str(EMBEDDED), **changes)
     else:
         source = Source("made", samples, detection_prompt_with_negatives)
-        precision = "fp32" if given.device == "cpu" else recipe.precision
-        recipe = replace(recipe, sources=lambda _: [source], start={}, batch_size=given.batch, precision=precision)
-        recipe = replace(recipe, transforms=(Resize((800,), 1333), Flip()), average=0.0)
-        model = new_model(recipe)
-        batches = batches_of(recipe, model, device, folder)
+        recipe = replace(RECIPES[name](), **changes, sources=lambda _: [source], start={}, batch_size=given.batch)
+        recipe = replace(recipe, precision="fp32" if given.device == "cpu" else recipe.precision, average=0.0)
+        recipe = replace(recipe, transforms=(Resize((800,), 1333), Flip()))
+    model = recipe.load_start(recipe, recipe.build_model(recipe)).to(device)
+    if name == "nano":
+        batches = packed_batches(samples, recipe, model, folder / "packed")
+    else:
+        batches = recipe.batches(recipe, model, folder)
     lines: list[Mapping[str, Any]] = []
-    fit(
-        model.to(device),
-        criterion_of(recipe, model),
-        batches,
-        recipe,
-        folder / name,
-        report=lambda _, line: lines.append(line),
-    )
+    criterion = recipe.criterion(recipe, model)
+    fit(model, criterion, batches, recipe, folder / name, report=lambda _, line: lines.append(line))
     seconds = sum(line["seconds"] for line in lines[1:])
     return {
         "images_per_second": sum(line["images"] for line in lines[1:]) / seconds,

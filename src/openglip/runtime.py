@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import gc
+import math
 import os
 import platform
 import sys
@@ -252,6 +253,19 @@ def processor_count() -> int:
 
 
 # ---- start-up and memory
+
+
+def peak_memory() -> float:
+    """Bytes that this process held at most: of the GPU's memory if it uses one, else of main memory; NaN if unknown."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from tiny import annotated
 
 from openglip.errors import ConfigError
 from openglip.model.builders import glip_on_timm
 from openglip.predict.detector import Detector
+from openglip.training.assign import assign_batches
+from openglip.training.loop import batch_losses
 from openglip.training.losses import GroundingCriterion
 from openglip.weights.load import build_model, model_builder
 
@@ -42,9 +47,10 @@ def test_a_timm_backbone_trains_and_detects():
     images, ids = torch.randn(1, 3, 128, 160), torch.tensor([[101, 4937, 1012, 3899, 102]])
     mask = torch.ones_like(ids, dtype=torch.bool)
     boxes, words = torch.tensor([[20.3, 30.1, 90.7, 100.2]]), torch.tensor([[False, True, False, False, False]])
+    batch = replace(annotated([boxes], [words], mask, ids=ids), images=images)
+    (targets,) = assign_batches(model.anchors, [batch])
     for _ in range(2):
-        out = model(images, ids, mask)
-        terms = GroundingCriterion()(out, model.anchors(out.sizes), [boxes], [words], mask)
+        terms = batch_losses(model, GroundingCriterion(), batch, targets)
         optimizer.zero_grad()
         sum(terms.values()).backward()  # type: ignore[union-attr]
         gradients = {name: p.grad for name, p in model.backbone.named_parameters()}

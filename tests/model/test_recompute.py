@@ -19,7 +19,6 @@ from openglip.model.recompute import recompute_blocks
 from openglip.model.swin import SwinBlock
 from openglip.training.plan import cost_of_one
 from openglip.training.recipes import RECIPES
-from openglip.training.run import new_model
 from openglip.weights.load import model_builder
 
 BLOCKS = (SwinBlock, BertLayer, DyConv, FusionBlock)
@@ -54,7 +53,8 @@ def test_a_run_that_recomputes_is_the_same_run(tmp_path: Path, passes: dict[str,
 
 
 def test_a_recipe_asks_for_it(passes: dict[str, int]) -> None:
-    model = new_model(replace(RECIPES["debug"](), recompute=True))
+    recipe = replace(RECIPES["debug"](), recompute=True)
+    model = recipe.load_start(recipe, recipe.build_model(recipe))
     torch.cat([level.flatten() for level in model.encode_image(torch.zeros(1, 3, 96, 96))]).sum().backward()
     blocks = sum(isinstance(module, SwinBlock) for module in model.modules())
     assert passes["SwinBlock"] == 2 * blocks

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from tiny import split, tiny_batch, tiny_model, tiny_recipe
 
-from openglip.model.contrast import RegionWords
 from openglip.runtime import process_group, rank, world_size
 from openglip.training.batches import Batch
+from openglip.training.contrast import ContrastCriterion, add_contrast
 from openglip.training.loop import fit
-from openglip.training.losses import GroundingCriterion
+from openglip.training.losses import Criterion, GroundingCriterion
 
 
 def share(start: int, what: str) -> Iterator[Batch]:
@@ -44,13 +44,15 @@ def main(folder: Path, what: str) -> None:
     torch.set_num_threads(1)
     with process_group(torch.device("cpu")):
         recipe = tiny_recipe(steps=4, batch_size=4, average=0, use_average=False, evaluate_every=2)
-        model = tiny_model(0.0)
+        model, grounding = tiny_model(0.0), GroundingCriterion()
+        criterion: Criterion = grounding
         if what == "contrast":
             torch.manual_seed(0)
-            model.contrast = RegionWords(32, 16, weight=1.0)
+            add_contrast(model, 1.0)
+            criterion = ContrastCriterion(grounding, model)
         fit(
             model,
-            GroundingCriterion(),
+            criterion,
             lambda start: share(start, what),
             recipe,
             folder,

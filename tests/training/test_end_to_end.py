@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny import annotated
 from torch import Tensor, nn
 
 from openglip.images.prepare import normalise, pad_batch
 from openglip.model.mode import plain_formulas
+from openglip.training.assign import Targets, assign, normalisers
 from openglip.training.losses import ClosedSetCriterion, GroundingCriterion
 from openglip.training.optim import Steps, parameter_groups, set_rates
 from openglip.weights.load import build_model
@@ -53,17 +56,22 @@ class Run:
         mask, ids = mask[:, :longest], self.golden["input_ids"][:, :longest].long()
         outputs = self.model(self.images, ids, mask)
         maps = [rows[:, :longest].bool() for rows in self.by_image("positive_map")]
-        losses = GroundingCriterion()(
-            outputs, self.model.anchors(outputs.sizes, dtype=self.dtype), self.by_image("gt_boxes"), maps, mask
-        )
+        batch = annotated(self.by_image("gt_boxes"), maps, mask)
+        losses = GroundingCriterion()(outputs, batch, self.targets(outputs))
         return losses, {"logits_first_tokens": outputs.logits, **self.boxes(outputs)}
 
     def closed_set(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         outputs = self.model(self.images)
         labels = [of_image.long() - 1 for of_image in self.by_image("gt_labels")]
-        anchors = self.model.anchors(outputs.sizes, dtype=self.dtype)
-        losses = ClosedSetCriterion()(outputs, anchors, self.by_image("gt_boxes"), labels)
+        losses = ClosedSetCriterion()(
+            outputs, annotated(self.by_image("gt_boxes"), labels=labels), self.targets(outputs)
+        )
         return losses, {"logits": outputs.logits, **self.boxes(outputs)}
+
+    def targets(self, outputs) -> Targets:
+        anchors = self.model.anchors(outputs.sizes, dtype=self.dtype)
+        targets = assign(anchors, outputs.sizes, self.by_image("gt_boxes"))
+        return replace(targets, normalisers=normalisers([targets]))
 
     def to_float64(self) -> None:
         self.model.double()

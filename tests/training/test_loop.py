@@ -16,9 +16,11 @@ from torch import Tensor
 
 from openglip.errors import ConfigError, TrainingError
 from openglip.model.glip import GLIP
+from openglip.training.assign import assign_batches
 from openglip.training.batches import Batch
-from openglip.training.loop import Progress, fit
+from openglip.training.loop import batch_losses, fit
 from openglip.training.losses import GroundingCriterion
+from openglip.training.state import Counters
 from openglip.weights.files import read_checkpoint
 
 
@@ -188,10 +190,8 @@ def test_figure_that_the_evaluation_lacks_is_named(tmp_path: Path) -> None:
 
 def test_every_trainable_tensor_has_a_gradient() -> None:
     model, batch = tiny_model(0.0), tiny_batch(0)
-    outputs = model(batch.images, batch.ids, batch.mask)
-    losses = GroundingCriterion()(
-        outputs, model.anchors(outputs.sizes), [b for b, _ in batch.targets], [m for _, m in batch.targets], batch.mask
-    )
+    (targets,) = assign_batches(model.anchors, [batch])
+    losses = batch_losses(model, GroundingCriterion(), batch, targets)
     torch.stack(list(losses.values())).sum().backward()
     gradients: dict[str, Tensor | None] = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
@@ -237,22 +237,22 @@ def test_a_figure_that_is_not_finite_is_still_json(tmp_path: Path, caplog: pytes
     recipe = tiny_recipe(evaluate_every=6)
     fit(tiny_model(), GroundingCriterion(), tiny_batches, recipe, tmp_path, evaluate=lambda _: {"score": math.nan})
     assert lines(tmp_path, "evaluations.jsonl") == [{"step": 6, "score": None}]
-    assert "no best model can be told" in caplog.text
+    assert "it can't be the best model" in caplog.text
 
 
-def test_another_figure_in_the_recipe_tells_the_best_model_anew(
+def test_another_figure_in_the_recipe_discards_earlier_best_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     figures = iter([{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.3}])
 
-    def train(**changes) -> Progress:
+    def train(**changes) -> Counters:
         recipe = tiny_recipe(evaluate_every=3, checkpoint_every=3, **changes)
         return fit(tiny_model(), GroundingCriterion(), tiny_batches, recipe, tmp_path, evaluate=lambda _: next(figures))
 
     assert train(steps=3, best="a").best == 0.9
-    progress = train(steps=6, best="b")
-    assert (progress.best, progress.best_step) == (0.3, 6)
-    assert "best was a and is b now" in caplog.text
+    counters = train(steps=6, best="b")
+    assert (counters.best, counters.best_step) == (0.3, 6)
+    assert "selection metric changed from a to b" in caplog.text
     assert read_checkpoint(tmp_path / "best.safetensors").info["step"] == 6
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from tiny import annotated
 from torch import Tensor
 
+from openglip.errors import DataError
 from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.structures.boxes import pairwise_iou
-from openglip.training.assign import assign, atss
-from openglip.training.losses import ClosedSetCriterion, GroundingCriterion, giou_loss, normalisers
+from openglip.training.assign import Targets, assign, normalisers
+from openglip.training.losses import ClosedSetCriterion, Criterion, GroundingCriterion, giou_loss
 
 GROUNDING = ["basic", "repeated_category", "ties", "full_text", "odd_sizes", "larger", "image_without_boxes"]
 CASES = [
@@ -48,13 +51,22 @@ class Case:
         offsets = self.golden["gt_offsets"].tolist()
         return [self.golden[key][begin:end] for begin, end in itertools.pairwise(offsets)]
 
-    def losses(self) -> dict[str, Tensor]:
+    def losses(self, background_column: int | None = 255) -> dict[str, Tensor]:
+        criterion: Criterion
         if "positive_map" in self.golden:
             maps = [rows.bool() for rows in self.by_image("positive_map")]
-            criterion = GroundingCriterion(background_column=255)
-            return criterion(self.outputs, self.anchors, self.boxes, maps, self.golden["text_mask"].bool())
-        labels = [labels.long() - 1 for labels in self.by_image("gt_labels")]
-        return ClosedSetCriterion()(self.outputs, self.anchors, self.boxes, labels)
+            batch = annotated(self.boxes, maps, self.golden["text_mask"].bool())
+            criterion = GroundingCriterion(background_column=background_column)
+        else:
+            batch = annotated(self.boxes, labels=[labels.long() - 1 for labels in self.by_image("gt_labels")])
+            criterion = ClosedSetCriterion()
+        return criterion(self.outputs, batch, targets_of(self.anchors, self.outputs.sizes, self.boxes))
+
+
+def targets_of(anchors: Tensor, sizes: list[tuple[int, int]], boxes: list[Tensor]) -> Targets:
+    """Targets of a step with one batch."""
+    targets = assign(anchors, sizes, boxes)
+    return replace(targets, normalisers=normalisers([targets]))
 
 
 @pytest.fixture(params=CASES, ids="/".join)
@@ -99,9 +111,7 @@ def test_padded_text_has_no_gradient(golden_file: Callable[[str], Path]) -> None
 
 
 def test_background_asks_for_no_token_without_the_switch(golden_file: Callable[[str], Path]) -> None:
-    case = Case(golden_file("train/glip-t/loss_full_text.npz"))
-    maps = [rows.bool() for rows in case.by_image("positive_map")]
-    losses = GroundingCriterion()(case.outputs, case.anchors, case.boxes, maps, case.golden["text_mask"].bool())
+    losses = Case(golden_file("train/glip-t/loss_full_text.npz")).losses(background_column=None)
     assert losses["token"].item() == pytest.approx(192.92, abs=0.01)
 
 
@@ -119,12 +129,13 @@ def outputs(batch: int, tokens: int, seed: int = 0) -> Outputs:
 
 BOXES = [torch.tensor([[3.0, 5.0, 40.0, 44.0], [20.0, 22.0, 33.0, 60.0]]), torch.zeros(0, 4)]
 MAPS = [torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0]]).bool(), torch.zeros(0, 4).bool()]
-MASK = torch.ones(2, 4).bool()
+BATCH = annotated(BOXES, MAPS, torch.ones(2, 4).bool())
 
 
 def test_batch_without_any_box_has_finite_loss_and_gradients() -> None:
     out = outputs(2, 4)
-    losses = GroundingCriterion()(out, AnchorGrid()(SIZES), [BOXES[1]] * 2, [MAPS[1]] * 2, MASK)
+    batch = annotated([BOXES[1]] * 2, [MAPS[1]] * 2, BATCH.mask)
+    losses = GroundingCriterion()(out, batch, targets_of(AnchorGrid()(SIZES), SIZES, [BOXES[1]] * 2))
     torch.stack(list(losses.values())).sum().backward()
     assert losses["box"] == losses["centerness"] == 0
     assert losses["token"] > 0
@@ -136,15 +147,14 @@ def test_batch_without_any_box_has_finite_loss_and_gradients() -> None:
 def test_shared_counts_make_small_batches_equal_one_large() -> None:
     grid, criterion = AnchorGrid()(SIZES), GroundingCriterion()
     out = outputs(2, 4)
-    whole = criterion(out, grid, BOXES, MAPS, MASK)
+    whole = criterion(out, BATCH, targets_of(grid, SIZES, BOXES))
     targets = [assign(grid, SIZES, [boxes]) for boxes in BOXES]
     counts = normalisers(targets)
     parts = []
     for i in range(2):
         one = Outputs(out.logits[i : i + 1], out.box_regression[i : i + 1], out.centerness[i : i + 1], SIZES)
-        parts.append(
-            criterion(one, grid, BOXES[i : i + 1], MAPS[i : i + 1], MASK[:1], targets=targets[i], counts=counts)
-        )
+        batch = annotated(BOXES[i : i + 1], MAPS[i : i + 1], BATCH.mask[:1])
+        parts.append(criterion(one, batch, replace(targets[i], normalisers=counts)))
     for term in whole:
         torch.testing.assert_close(parts[0][term] + parts[1][term], whole[term])
 
@@ -152,28 +162,23 @@ def test_shared_counts_make_small_batches_equal_one_large() -> None:
 def test_half_precision_outputs_are_scored_in_float32() -> None:
     out = outputs(2, 4)
     half = Outputs(out.logits.bfloat16(), out.box_regression.bfloat16(), out.centerness.bfloat16(), SIZES)
-    losses = GroundingCriterion()(half, AnchorGrid()(SIZES), BOXES, MAPS, MASK)
+    losses = GroundingCriterion()(half, BATCH, targets_of(AnchorGrid()(SIZES), SIZES, BOXES))
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
 
 
 def test_map_of_another_width_is_named() -> None:
     with pytest.raises(ValueError, match="image 0: the positive map has 4 columns, the logits have 5"):
-        GroundingCriterion()(outputs(2, 5), AnchorGrid()(SIZES), BOXES, MAPS, torch.ones(2, 5).bool())
+        GroundingCriterion()(
+            outputs(2, 5),
+            annotated(BOXES, MAPS, torch.ones(2, 5).bool()),
+            targets_of(AnchorGrid()(SIZES), SIZES, BOXES),
+        )
 
 
-def test_every_anchor_that_answers_has_its_centre_in_the_box() -> None:
-    grid = AnchorGrid()(SIZES)
-    matched = atss(grid, SIZES, BOXES[0])
-    assert set(matched.unique().tolist()) <= {-1, 0, 1}
-    centres = (grid[:, :2] + grid[:, 2:]) / 2
-    for box, centre in zip(BOXES[0][matched[matched >= 0]], centres[matched >= 0], strict=True):
-        assert (centre > box[:2]).all()
-        assert (centre < box[2:]).all()
-
-
-def test_of_two_equal_boxes_the_first_has_all_anchors() -> None:
-    twice = BOXES[0][:1].repeat(2, 1)
-    assert set(atss(AnchorGrid()(SIZES), SIZES, twice).unique().tolist()) == {-1, 0}
+def test_an_image_without_class_labels_is_named() -> None:
+    batch = annotated(BOXES, labels=[torch.tensor([0, 1]), None])
+    with pytest.raises(DataError, match="image 1 of tiny has no class labels"):
+        ClosedSetCriterion()(outputs(2, 5), batch, targets_of(AnchorGrid()(SIZES), SIZES, BOXES))
 
 
 def test_giou_loss_is_zero_for_equal_and_above_one_for_distant_boxes() -> None:

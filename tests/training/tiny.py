@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from openglip.images.prepare import Preparation
 from openglip.model.bert import Bert
@@ -33,6 +34,31 @@ def tiny_model(dropout: float = 0.1) -> GLIP:
         if isinstance(getattr(module, "dropout", None), float):
             module.dropout = dropout
     return GLIP("debug", body, FPN(body.channels[1:], 32, drop_block), text, head, Preparation(64, 64))
+
+
+def annotated(
+    boxes: Sequence[Tensor],
+    tokens: Sequence[Tensor] | None = None,
+    mask: Tensor | None = None,
+    labels: Sequence[Tensor | None] | None = None,
+    ids: Tensor | None = None,
+) -> Batch:
+    """A batch without images: boxes with their tokens, or with class labels."""
+    count = len(boxes)
+    width = 1 if mask is None else mask.shape[1]
+    if tokens is None:
+        tokens = [torch.zeros(len(each), width, dtype=torch.bool) for each in boxes]
+    return Batch(
+        images=torch.zeros(count, 3, 1, 1),
+        ids=torch.zeros(count, width, dtype=torch.int64) if ids is None else ids,
+        mask=torch.ones(count, width, dtype=torch.bool) if mask is None else mask,
+        targets=list(zip(boxes, tokens, strict=True)),
+        labels=[None] * count if labels is None else list(labels),
+        sizes=[(1, 1)] * count,
+        sources=["tiny"] * count,
+        image_ids=list(range(count)),
+        captions=[""] * count,
+    )
 
 
 def tiny_batch(number: int, size: int = 2, empty: tuple[int, ...] = ()) -> Batch:
@@ -80,7 +106,7 @@ def tiny_recipe(**changes) -> Recipe:
         "best": "score",
         "keep": 2,
     } | changes
-    return Recipe(name="tiny", model="debug", data="random", sources=lambda recipe: [], **settings)
+    return Recipe(name="tiny", model="debug", data="random", **settings)
 
 
 def split(batch: Batch, rank: int, ranks: int) -> Batch:

@@ -6,12 +6,12 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from openglip.errors import ConfigError
-from openglip.runtime import is_first_process
+from openglip.runtime import Progress, is_first_process, peak_memory
 
 
 def command(
@@ -45,18 +45,18 @@ def command(
         assert recipe is not None
         _dry_run(recipe, changes, output, device, as_json)
         return
-    report = None if quiet else _Console()
+    progress = None if quiet else _Console()
     folder = resume or output or Path("runs") / Path(recipe or "").stem
     try:
-        done = train(recipe, output, settings=changes, resume=resume, device=device, report=report)
+        run = train(recipe, output, settings=changes, resume=resume, device=device, progress=progress)
     except KeyboardInterrupt:
         print(f"go on with: openglip train --resume {folder}", file=sys.stderr)
         raise
-    result = {"output": str(folder), "steps": done.step, "skipped": done.skipped}
-    if done.best_step:
-        result |= {"best": done.best, "best_step": done.best_step}
+    result = {"output": str(folder), "steps": run.steps, "skipped": run.skipped}
+    if run.best_step:
+        result |= {"best": run.best, "best_step": run.best_step}
     if is_first_process():
-        print(json.dumps(result) if as_json else f"{folder}/model.safetensors: {done.step} steps")
+        print(json.dumps(result) if as_json else f"{folder}/model.safetensors: {run.steps} steps")
 
 
 def _setting(text: str) -> tuple[str, str]:
@@ -67,22 +67,17 @@ def _setting(text: str) -> tuple[str, str]:
 
 
 def _dry_run(name: str, changes: Mapping[str, str], output: Path | None, device: str, as_json: bool) -> None:
-    import torch
-
     from openglip.runtime import pick_device
-    from openglip.training import run
     from openglip.training.plan import plan, plan_text
+    from openglip.training.run import find_recipe
     from openglip.verbs.train import evaluation_of
 
-    found = run.find_recipe(name, changes)
-    if found.evaluate_every:
-        evaluation_of(found)
+    recipe = find_recipe(name, changes)
+    if recipe.evaluate_every:
+        evaluation_of(recipe)
     if output is not None and output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file: give a folder for the plan's pictures")
-    pictures = None if output is None else output / "plan"
-    with torch.device("meta"):  # its shapes are enough
-        model = run.initial_model(found)
-    described = plan(found, model, pick_device(device), pictures)
+    described = plan(recipe, pick_device(device), None if output is None else output / "plan")
     print(json.dumps(described) if as_json else plan_text(described))
 
 
@@ -90,46 +85,32 @@ class _Console:
     """Lines of progress on stderr: loss, rate, time left, memory, share of the time spent waiting for data."""
 
     def __init__(self, every: float = 5.0) -> None:
-        self.every, self.spent, self.waited, self.images, self.steps = every, 0.0, 0.0, 0, 0
+        self.every, self.spent, self.waited, self.images, self.steps = every, 0.0, 0.0, 0.0, 0
 
-    def __call__(self, kind: str, line: Mapping[str, Any]) -> None:
-        if kind == "evaluation":
-            figures = {k: v for k, v in line.items() if k not in ("step", "seconds")}
-            self._say(f"step {line['step']}: " + ", ".join(f"{k} {100 * v:.1f}" for k, v in figures.items()))
+    def __call__(self, progress: Progress) -> None:
+        figures, step, steps = progress.figures, progress.done, progress.total or progress.done
+        if progress.message == "evaluation":
+            shown = (f"{name} {100 * value:.1f}" for name, value in figures.items() if name != "seconds")
+            self._print(f"step {step}: " + ", ".join(shown))
             return
-        self.spent += line["seconds"]
-        self.waited += line["seconds_waiting"]
-        self.images += line["images"]
+        self.spent += figures["seconds"]
+        self.waited += figures["seconds_waiting"]
+        self.images += figures["images"]
         self.steps += 1
-        if self.spent < self.every and line["step"] > 1:
+        if self.spent < self.every and step > 1:
             return
-        loss = "not finite" if line["loss"] is None else f"{line['loss']:.3f}"
-        left = (line["steps"] - line["step"]) * self.spent / self.steps
-        self._say(
-            f"step {line['step']}/{line['steps']}  loss {loss}  lr {line['lr']:.1e}  "
-            f"{self.images / self.spent:.1f} images/s  {_duration(left)} left  {_memory_gb():.1f} GB  "
-            f"{100 * self.waited / self.spent:.0f} % waiting for data"
+        loss = f"{figures['loss']:.3f}" if "loss" in figures else "not finite"
+        self._print(
+            f"step {step}/{steps}  loss {loss}  lr {figures['lr']:.1e}  "
+            f"{self.images / self.spent:.1f} images/s  {_duration((steps - step) * self.spent / self.steps)} left  "
+            f"{peak_memory() / 2**30:.1f} GB  {100 * self.waited / self.spent:.0f} % waiting for data"
         )
-        self.spent, self.waited, self.images, self.steps = 0.0, 0.0, 0, 0
+        self.spent, self.waited, self.images, self.steps = 0.0, 0.0, 0.0, 0
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours} h {rest // 60:02} min" if hours else f"{rest // 60} min {rest % 60:02} s"
-
-
-def _memory_gb() -> float:
-    """Peak of the accelerator's memory, or of the process's."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**30
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

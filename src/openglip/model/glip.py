@@ -10,7 +10,6 @@ from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid
 from openglip.model.bert import Bert
 from openglip.model.contract import Model
-from openglip.model.contrast import RegionWords
 from openglip.model.dyhead import to_maps, to_sequence
 from openglip.model.fpn import FPN
 from openglip.model.head import Head, HeadOutputs, TextFeatures
@@ -48,7 +47,6 @@ class GLIP(nn.Module, Model):
         if text_encoder is not None:
             self.language_backbone = nn.ModuleDict({"body": nn.ModuleDict({"model": text_encoder})})
         self.rpn = nn.ModuleDict({"head": head})
-        self.contrast: RegionWords | None = None  # a loss of training that is not in the paper
 
     @property
     def head(self) -> Head:
@@ -83,13 +81,17 @@ class GLIP(nn.Module, Model):
         return self.head(to_sequence(pyramid), sizes, text)
 
     def forward(self, images: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> HeadOutputs:
-        """The official padded batch: images B x 3 x H x W, zero where padded; ids and mask B x L (none: closed set)."""
-        text = None if ids is None or mask is None else self.encode_text(ids, mask)
-        pyramid = self.encode_image(images)
-        outputs = self.align(pyramid, text)
-        if self.contrast is None or text is None or not self.training:
-            return outputs
-        return outputs._replace(contrast=self.contrast(pyramid, text.hidden))
+        """The official padded batch.
+
+        Args:
+            images: B x 3 x H x W, zero where padded.
+            ids: B x L int64; None or without effect for a model with fixed categories.
+            mask: B x L bool, likewise.
+        """
+        text = None
+        if ids is not None and mask is not None and self.categories is None:
+            text = self.encode_text(ids, mask)
+        return self.align(self.encode_image(images), text)
 
     def use_sub_sentences(self) -> GLIP:
         """Encode each part of a prompt by itself (`Bert`)."""

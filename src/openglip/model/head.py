@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from openglip.model.bert import LIMIT, BertLayer
-from openglip.model.contrast import Contrast
 from openglip.model.dyhead import DyConv, Sizes, split_levels
 from openglip.model.fusion import Fusion
 from openglip.model.linear import in_chunks, linear
@@ -33,14 +32,13 @@ class HeadOutputs(NamedTuple):
     """Raw outputs per anchor, levels concatenated from fine to coarse, rows before columns.
 
     logits: B x A x L against every token (closed set: B x A x classes); box_regression: B x A x 4, coded;
-    centerness: B x A logits; sizes: (h, w) per level; contrast: for that loss, else None.
+    centerness: B x A logits; sizes: (h, w) per level.
     """
 
     logits: Tensor
     box_regression: Tensor
     centerness: Tensor
     sizes: tuple[tuple[int, int], ...]
-    contrast: Contrast | None = None
 
 
 class FusionBlock(nn.Module):

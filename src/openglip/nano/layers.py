@@ -45,8 +45,9 @@ class ConvBlock(nn.Module):
         from_hidden = (weight.flatten(1) @ self.pointwise2.weight.flatten(1))[..., None, None]
         bias = (bias + weight.flatten(1) @ cast("Tensor", self.pointwise2.bias)).to(from_hidden.dtype)
         stride_and_padding = ((1, 1), (0, 0))
+        hidden = self.hidden(x)
         residual = conv2d(x, weight, None, *stride_and_padding)
-        return conv2d(self.hidden(x), from_hidden, bias, *stride_and_padding, plus=residual)
+        return conv2d(hidden, from_hidden, bias, *stride_and_padding, plus=residual)
 
 
 class TextToImageAttention(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openglip.images.prepare import Preparation
-from openglip.model.anchors import BoxCoder
+from openglip.model.anchors import AnchorGrid, BoxCoder
 from openglip.model.contract import Model
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import convolve
@@ -47,10 +47,10 @@ from openglip.nano.geometry import (
     resample_nearest,
     unprepare,
 )
-from openglip.nano.layers import ConvBlock, TextToImageAttention, convolve_depthwise
+from openglip.nano.layers import ConvBlock, TextToImageAttention, without_autocast
 from openglip.nano.mobilenet import MobileNetV2
 from openglip.nano.second_stage import CANDIDATES, SecondStage
-from openglip.nano.text import TEXT_DIM, class_synonyms, encode_segments, text_encoder
+from openglip.nano.text import TEXT_DIM, class_synonyms, encode_segments, text_encoder, word_mask
 from openglip.nano.yolox import CLASSES, Yolox, upsample
 
 PHRASE_CANDIDATES_PER_LEVEL = 100
@@ -90,7 +90,6 @@ class Nano(nn.Module, Model):
 
     def __init__(self, dim: int = 128, width: int = BLOCK_WIDTH, attention_layers: int = 2) -> None:
         super().__init__()
-        self.anchors = GRID
         self.coder = BoxCoder()
         self.bert = text_encoder(self.max_tokens)
         self.yolox = Yolox()
@@ -128,9 +127,31 @@ class Nano(nn.Module, Model):
         nn.init.zeros_(self.centerness.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
 
+        for frozen in (self.bert, self.yolox, self.second_stage):
+            frozen.requires_grad_(False)
+
+    @property
+    def anchors(self) -> AnchorGrid:  # type: ignore[override]
+        """The anchors of the outputs: those of the tower alone while the model trains."""
+        return TOWER_GRID if self.training else GRID
+
     def forward(self, images: Tensor, ids: Tensor, mask: Tensor) -> HeadOutputs:
-        """images: B x 3 x H x W, prepared; ids: B x L int64; mask: B x L bool."""
-        return self.align(self.encode_image(images), self.encode_text(ids, mask))
+        """The outputs of `align`; while the model trains those of the tower alone, which is all that learns.
+
+        Args:
+            images: B x 3 x H x W, prepared.
+            ids: B x L int64, token ids.
+            mask: B x L bool, False on padding.
+        """
+        if not self.training:
+            return self.align(self.encode_image(images), self.encode_text(ids, mask))
+        levels = self.encode_image(images)[:3]
+        with without_autocast(images.device):  # words and their comparison need float32
+            text = self.encode_text(ids, mask)
+            outputs = self.align_tower([level.float() for level in levels], text)
+        # full stops, [CLS] and [SEP] have neither loss nor gradient
+        logits = outputs.logits.masked_fill(~word_mask(ids, mask)[:, None], -1e4)
+        return outputs._replace(logits=logits)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> TextFeatures:
         """Encode each segment between full stops as if it were a text of its own.
@@ -227,8 +248,8 @@ class Nano(nn.Module, Model):
         ]
         middle = self.top_down[0](levels[1] + upsample(levels[2]))
         fine = self.bottom_up[0](self.top_down[1](levels[0] + upsample(middle)))
-        middle = self.bottom_up[1](convolve_depthwise(fine, downsample[0], plus=middle))
-        coarse = self.bottom_up[2](convolve_depthwise(middle, downsample[1], plus=levels[2]))
+        middle = self.bottom_up[1](convolve(fine, downsample[0], plus=middle))
+        coarse = self.bottom_up[2](convolve(middle, downsample[1], plus=levels[2]))
         pyramid = []
         weight, bias = (
             torch.cat([getattr(conv, name) for conv in (self.box_regression, self.centerness)])
@@ -259,12 +280,11 @@ class Nano(nn.Module, Model):
         word_scores = (scores[:, rows] @ is_class).clamp(1e-6, 1 - 1e-6)
         logits = tower.logits.new_empty((len(scores), cells + scores.shape[1], is_class.shape[2]))
         logits[:, cells:] = -20.0
-        torch.addcmul(
-            self.tower_calibration[1] - CLASS_PENALTY * is_class.amax(1, keepdim=True),
-            tower.logits,
-            self.tower_calibration[0],
-            out=logits[:, :cells],
-        )
+        shift_of_tower = self.tower_calibration[1] - CLASS_PENALTY * is_class.amax(1, keepdim=True)
+        if torch.is_grad_enabled():
+            logits[:, :cells] = torch.addcmul(shift_of_tower, tower.logits, self.tower_calibration[0])
+        else:
+            torch.addcmul(shift_of_tower, tower.logits, self.tower_calibration[0], out=logits[:, :cells])
         logits[:, cells + rows] = word_scores.logit() * scale + shift
         log_centerness = F.logsigmoid(tower.centerness) * CENTERNESS_POWER
         centerness = log_centerness - torch.log(-torch.expm1(log_centerness))  # its logit

@@ -68,9 +68,16 @@ def encode_segments(bert: Bert, ids: Tensor, mask: Tensor) -> Tensor:
     return hidden
 
 
+def word_mask(ids: Tensor, mask: Tensor) -> Tensor:
+    """Where tokens are words: not full stops, [CLS], [SEP] or padding. B x L bool."""
+    return mask & (ids != FULL_STOP) & (ids != FIRST) & (ids != LAST) & (ids != PADDING)
+
+
 def segments(ids: Tensor, mask: Tensor) -> tuple[list[int], list[Tensor]]:
     """Runs of tokens between full stops: the row of each in the batch, and its columns."""
-    is_word = mask & (ids != FULL_STOP) & (ids != FIRST) & (ids != LAST) & (ids != PADDING)
+    if ids.is_meta:  # without values each row counts as one run
+        return list(range(len(ids))), [torch.arange(ids.shape[1], device=ids.device)] * len(ids)
+    is_word = word_mask(ids, mask)
     rows: list[int] = []
     columns: list[Tensor] = []
     for row, flags in enumerate(is_word):

@@ -1,45 +1,118 @@
-"""A recipe: everything that decides a training run, as one typed record."""
+"""A recipe: everything that decides a training run, as one typed record.
+
+It carries settings, which the command line changes by name (`settings.py`), and functions: where the data come from,
+and how model, batches and criterion are made. Their defaults train GLIP, and any other model with the same outputs.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
 import math
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from openglip.data.mixtures import Source
 from openglip.data.views import Transform
 from openglip.errors import ConfigError
+from openglip.model.contract import Model
+from openglip.predict.options import DetectOptions
+from openglip.structures.sample import Sample
+from openglip.training import components
+from openglip.training.batches import Batch
+from openglip.training.losses import Criterion
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 ScheduleName = Literal["steps", "cosine", "plateau"]
+Batches = Callable[[int], Iterator[Batch]]
+"""Returns this process's batches from a number on."""
+CODE = {"code": True}  # fields that are no settings
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Samples that judge a model while it trains.
+
+    Attributes:
+        samples: Exhaustively labelled samples that share one list of categories.
+        figures: Name of each figure and the categories over which it is the mean AP at IoU 0.5.
+        options: Of the detection.
+    """
+
+    samples: Sequence[Sample]
+    figures: Mapping[str, Sequence[str]]
+    options: DetectOptions = field(default_factory=DetectOptions)
+
+
+def _no_sources(recipe: Recipe) -> Sequence[Source]:
+    raise ConfigError(
+        f"the recipe {recipe.name!r} has no data: give it sources, a function that returns a list of Source"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings of one run; `--set key=value` and `with_settings` change fields by name.
+    """One training run.
 
-    model: a model's name. data: where the data lie (each recipe says how). batch_size: images of one step, over all
-    processes and small batches. text_lr: rate of the text encoder, None for `lr`. lr_of: rates of other parameters by
-    the beginning of their names. frozen: beginnings of names that do not train. weights: a checkpoint to start from.
-    start: checkpoints of parts by the beginning of their names, in `data`.
-    Beyond the paper, and off: sub_sentences: the text encoder reads each name by itself, so that names of a list don't
-    disturb each other (`Bert`). contrast: weight of a loss that compares the regions of each picture with the words of
-    all pictures of a step, which makes many more negatives (`train.contrast`).
-    best: the figure that decides which evaluation is the best. average: decay of the running average of the weights,
-    0 for none; average_warmup: makes its decay at most (n + 1) / (n + 1 + average_warmup) in step n, so that a short
-    run forgets its start; use_average: evaluate it and give it out instead of the weights. val: a COCO json that the
-    model is judged by every `evaluate_every` steps, on the pictures in `val_images` (None: beside the file). trackers:
-    "tensorboard", "wandb". recompute: keep less memory and take a third more time (`train.recompute`); for GLIP and
-    DyHead.
+    Attributes:
+        name: Names it in checkpoints, and its folder by default.
+        model: A model's name, or a function without arguments that builds a model (`openglip.model.contract`).
+        data: Where the data are; each recipe says in its docstring how they are laid out.
+        steps: Steps of the optimizer.
+        batch_size: Images per step, over all processes and small batches.
+        lr: Learning rate.
+        sub_sentences: Beyond the paper: the text encoder reads each name by itself, so that names of a list do not
+            influence each other (`Bert`).
+        contrast: Beyond the paper: weight of a loss between the regions of each image and the words of all images of a
+            step, which makes many more negatives (`training/contrast.py`).
+        seed: Of everything that is random.
+        checkpoint_every: Steps between checkpoints.
+        evaluate_every: Steps between evaluations; 0: none.
+        workers: Processes that read data; 0: the training process does.
+        weights: A checkpoint or a model's name to start from. None: the embedded weights, for a model that has some,
+            else random ones; "random": always random ones.
+        start: Checkpoints of parts of the model, by the beginning of the parts' names; paths below `data`.
+        text_lr: Learning rate of the text encoder; None: `lr`.
+        lr_of: Learning rates of other parameters, by the beginning of their names.
+        weight_decay: Of all parameters but biases.
+        bias_factor: Factor of the learning rate of biases; 2 in the official code.
+        schedule: "steps", "cosine", or "plateau", which follows the evaluations.
+        milestones: For "steps": when the rate falls, as fractions of `steps`, or as steps when above 1.
+        gamma: For "steps" and "plateau": the factor by which the rate falls.
+        patience: For "plateau": evaluations without a better figure before the rate falls.
+        warmup: Steps in which the rate rises.
+        warmup_factor: Factor of the rate in the first of these steps.
+        decay_schedule: For "steps": weight decay falls before each milestone, as in the published GLIP-L.
+        clip: Norm to which gradients are clipped; 0: not.
+        accumulate: Small batches per step; their gradients add up to those of one large batch.
+        precision: Of the network; the loss is always computed in float32. "auto": bf16 where the processor computes it
+            natively, else fp32.
+        recompute: Keep less memory and take a third more time, for GLIP and DyHead (`model/recompute.py`).
+        average: Decay of the running average of the weights; 0: no average.
+        average_warmup: Limits that decay to (n + 1) / (n + 1 + average_warmup) in step n, so that a short run forgets
+            its start.
+        use_average: Evaluate and export the average instead of the weights.
+        frozen: Beginnings of the names of parameters that do not train.
+        val: A COCO json on which the model is evaluated.
+        val_images: Folder of its images; None: next to the file.
+        best: The figure whose highest value decides which evaluation is the best.
+        keep: Checkpoints to keep.
+        trackers: "tensorboard", "wandb".
+        sources: Function of the recipe that returns the sources of the data.
+        transforms: Augmentation of the images.
+        validation: Function of the recipe that returns what to evaluate on where `val` is None; None: nothing.
+        build_model: Function of the recipe that builds the model, freshly initialised.
+        load_start: Function of the recipe and that model that loads the weights it starts from, and returns it.
+        batches: Function of the recipe, the model and the run's folder that returns `Batches`.
+        criterion: Function of the recipe and the model that returns the loss.
+        describe_data: Function of the recipe, the model and a folder for images (or None) that returns what a plan says
+            of the data.
     """
 
     name: str
-    model: str
+    model: str | Callable[[], nn.Module]
     data: str
     steps: int
     batch_size: int
@@ -76,8 +149,16 @@ class Recipe:
     best: str = "AP50"
     keep: int = 3
     trackers: tuple[str, ...] = ()
-    sources: Callable[[Recipe], Sequence[Source]] = field(metadata={"code": True})
-    transforms: Sequence[Transform] = field(default=(), metadata={"code": True})
+    sources: Callable[[Any], Sequence[Source]] = field(default=_no_sources, metadata=CODE)
+    transforms: Sequence[Transform] = field(default=(), metadata=CODE)
+    validation: Callable[[Any], Validation] | None = field(default=None, metadata=CODE)
+    build_model: Callable[[Any], Model] = field(default=components.build_model, metadata=CODE)
+    load_start: Callable[[Any, Any], Model] = field(default=components.load_start, metadata=CODE)
+    batches: Callable[[Any, Any, Path], Batches] = field(default=components.mixture_batches, metadata=CODE)
+    criterion: Callable[[Any, Any], Criterion] = field(default=components.criterion, metadata=CODE)
+    describe_data: Callable[[Any, Any, Path | None], dict[str, Any]] = field(
+        default=components.describe_mixture, metadata=CODE
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "keep"):
@@ -95,92 +176,16 @@ class Recipe:
             if not all(0 <= value < math.inf for value in values):
                 raise ConfigError(f"{name} is {getattr(self, name)}: its numbers must not be negative")
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed is {self.seed}, it must lie within 0 and 2**63 - 1")
+            raise ConfigError(f"seed is {self.seed}, it must be from 0 to 2**63 - 1")
         if self.batch_size % self.accumulate:
-            raise ConfigError(f"batch_size {self.batch_size} can't be parted into {self.accumulate} small batches")
+            raise ConfigError(f"batch_size {self.batch_size} can't be split into {self.accumulate} small batches")
         if self.schedule == "plateau" and not self.evaluate_every:
             raise ConfigError('schedule="plateau" follows evaluations: set evaluate_every to a number of steps too')
         if self.val is not None and not self.evaluate_every:
-            raise ConfigError("val says what to judge the model by: set evaluate_every to a number of steps too")
+            raise ConfigError("val is evaluated every evaluate_every steps: set evaluate_every to a number too")
         if self.average >= 1:
             raise ConfigError(f"average is {self.average}, it must be below 1")
         if self.decay_schedule and self.schedule != "steps":
             raise ConfigError('decay_schedule follows milestones: it needs schedule="steps"')
         if self.use_average and not self.average:
             raise ConfigError("use_average needs an average: set average=0.999")
-
-
-def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
-    """The recipe with fields changed; strings are read as JSON where the field is no string.
-
-    Raises ConfigError that names the nearest field, or the type that a field takes.
-    """
-    hints = typing.get_type_hints(type(recipe))
-    names = settings_of(recipe)
-    changes = {}
-    for key, value in settings.items():
-        if key not in names:
-            raise ConfigError(f"a recipe has no field {key!r}: {nearest(key, names)}")
-        changes[key] = _read(key, value, hints[key])
-    return dataclasses.replace(recipe, **changes)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Advice for a message about an unknown name: the nearest that there is, else all."""
-    names = list(names)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """All fields but those that are code, as JSON values."""
-    return json.loads(json.dumps(settings_of(recipe), default=dict))
-
-
-def settings_of(recipe: Recipe) -> dict[str, object]:
-    """All fields but those that are code."""
-    return {
-        each.name: getattr(recipe, each.name) for each in dataclasses.fields(recipe) if not each.metadata.get("code")
-    }
-
-
-def _spelled(text: str, kind: Any) -> object:
-    """A string that is no JSON: items between commas, a number as Python writes it, True or False."""
-    if typing.get_origin(kind) is tuple:
-        return tuple(item for item in text.split(",") if item)
-    try:
-        return float(text) if kind is float else {"true": True, "false": False}.get(text.lower(), text)
-    except ValueError:
-        return text
-
-
-def _read(key: str, value: object, hint: Any) -> object:
-    """A value for a field of this type, from a string of the command line or from JSON."""
-    optional = type(None) in typing.get_args(hint)
-    if optional and value in (None, "none", "None", "null"):
-        return None
-    kind = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
-    if isinstance(value, str) and kind is not str and typing.get_origin(kind) is not Literal:
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            value = _spelled(value, kind)
-    origin = typing.get_origin(kind)
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise ConfigError(f"{key} is {value!r}, it must be one of {', '.join(typing.get_args(kind))}")
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_read(key, item, typing.get_args(kind)[0]) for item in items)
-    if origin is not None:  # a mapping from names
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} is {value!r}, it must be a JSON object")
-        return {str(name): _read(key, item, typing.get_args(kind)[1]) for name, item in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{key} is {value!r}, it must be of type {kind.__name__}")
-    return value

@@ -76,6 +76,33 @@ def build_model(name: str, seed: int = 0) -> nn.Module:
         return build()
 
 
+def start_state(model: str | None, weights: str | None) -> tuple[dict[str, Tensor], str] | None:
+    """The weights that a training starts from.
+
+    Args:
+        model: The model's name; None for one that is not in the records.
+        weights: Path of a checkpoint, name of a model whose weights are taken, or "random". None: the embedded weights
+            of the model, if it has some.
+
+    Returns:
+        A state dict and a name of its source for messages; None for random weights.
+
+    Raises:
+        WeightsError: The checkpoint is missing or damaged.
+    """
+    if weights == "random":
+        return None
+    if weights is None:
+        record = RECORDS.get(model or "")
+        return _read(record.model, record) if record is not None and record.embedded else None
+    if weights in RECORDS:
+        record = RECORDS[weights]
+        return None if record.random else _read(record.model, record)
+    checkpoint = read_checkpoint(weights)
+    state = from_official(checkpoint.state)[0] if checkpoint.official else checkpoint.state
+    return state, weights
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy a state dict into a model; every key has to fit.
 

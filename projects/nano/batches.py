@@ -1,4 +1,4 @@
-"""Batches of the embedded model: packed pictures, texts whose encoding is kept, what is asked and what is absent."""
+"""Batches from packed photos and encoded texts: which words are queried, which of them are positive or absent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from packing import GREY, CroppedPhoto, Pack, Phrase, Picture, crop
 
 from openglip.data.files import read_json
-from openglip.data.pack import GREY, Drawn, Pack, Phrase, Picture, draw
 from openglip.files import StrPath, whole_file
 from openglip.nano.model import Nano
 from openglip.nano.text import TEXT_DIM, class_synonyms
@@ -21,14 +21,15 @@ from openglip.prompts.tokens import tokenize
 from openglip.training.batches import Batch
 
 SHARES = {"captions": 0.57, "coco": 0.22, "everyday": 0.08, "animals": 0.05, "household": 0.08}
-SENTENCES = 0.3  # share of the captioned pictures that are asked with whole sentences, the others with phrases alone
-UNLIKE, FAR = 0.42, 0.3  # a text less like all that a picture shows may be taken as absent; where little is known
-# What is in hardly any photo of something else, for pictures of which one class is labelled only.
+SENTENCES = 0.3  # share of the captioned photos whose query is whole sentences; that of the others is phrases alone
+# A text whose cosine similarity to all texts of a photo is below this counts as absent; FAR: where few are annotated.
+UNLIKE, FAR = 0.42, 0.3
+# What hardly any photo of something else shows, for photos of which only one class is labelled.
 ODD = (
     *("zebra", "giraffe", "elephant", "bear", "airplane", "train", "boat", "kite", "surfboard", "skis", "snowboard"),
     *("fire hydrant", "stop sign", "traffic light", "parking meter", "toilet"),
 )
-# Kinds of animals with the words that tell them: a caption that names one is not silent about another beside it.
+# Kinds of animals with the words for them: a caption that names one would also name another next to it.
 ANIMALS = {
     "cat": {"cat", "kitten", "kitty"},
     "dog": {"dog", "puppy", "hound", "greyhound", "terrier", "poodle", "retriever", "labrador", "collie", "dachshund"},
@@ -38,15 +39,21 @@ ANIMALS = {
     "bird": {"bird", "gull", "seagull", "duck", "goose", "pigeon", "parrot", "swan", "eagle", "pelican", "crane"},
     "lion": {"lion"}, "monkey": {"monkey", "ape"}, "rabbit": {"rabbit", "bunny"}, "fox": {"fox"}, "bear": {"bear"},
 }  # fmt: skip
-COMMON = {"scene", "clothing", "bodyparts"}  # phrases of these types may be true of pictures that don't mention them
+COMMON = {"scene", "clothing", "bodyparts"}  # phrases of these types may be true of photos that don't mention them
 
 
 @dataclass(frozen=True)
-class Ask:
-    """texts: rows of the cache; wanted: box -> its token positions; ignored: positions that are neither."""
+class Query:
+    """What is compared with a photo.
+
+    Attributes:
+        texts: Rows of `Texts`.
+        positives: Boxes and the positions of their tokens.
+        ignored: Positions of tokens that are neither positive nor absent.
+    """
 
     texts: list[int]
-    wanted: list[tuple[int, list[int]]]
+    positives: list[tuple[int, list[int]]]
     ignored: list[int]
 
 
@@ -72,7 +79,7 @@ class Texts:
             return cls(folder)
         texts = list(dict.fromkeys(texts))
         ids = [tokenize(text).ids for text in texts]
-        first = np.concatenate([[0], np.cumsum([len(own) - 2 for own in ids])])
+        first = np.concatenate([[0], np.cumsum([len(text) - 2 for text in ids])])
         tokens, mean = np.zeros((first[-1], TEXT_DIM), np.float16), np.zeros((len(texts), TEXT_DIM), np.float16)
         order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
         for begin in range(0, len(order), 64):
@@ -82,8 +89,8 @@ class Texts:
             out = model.bert(padded, real)
             means = (out * real[..., None]).sum(1) / real.sum(1, keepdim=True)
             mean[rows] = torch.nn.functional.normalize(means, dim=-1).numpy()
-            for i, own in zip(rows, out.numpy(), strict=True):
-                tokens[first[i] : first[i + 1]] = own[1 : len(ids[i]) - 1]
+            for i, features in zip(rows, out.numpy(), strict=True):
+                tokens[first[i] : first[i + 1]] = features[1 : len(ids[i]) - 1]
         for name, array in (("tokens", tokens), ("first", first), ("mean", mean)):
             with whole_file(folder / f"{name}.npy", "wb") as file:
                 np.save(file, array)
@@ -99,9 +106,9 @@ class Texts:
         return int(self.first[row + 1] - self.first[row])
 
     def features(self, row: int) -> np.ndarray:
-        """L x 768: each token, and the mean of the text beside it."""
-        own = self.tokens[self.first[row] : self.first[row + 1]].astype(np.float32)
-        return np.concatenate([own, np.broadcast_to(self.mean[row], own.shape)], 1)
+        """L x 768: the features of each token, then the mean of the text."""
+        tokens = self.tokens[self.first[row] : self.first[row + 1]].astype(np.float32)
+        return np.concatenate([tokens, np.broadcast_to(self.mean[row], tokens.shape)], 1)
 
     def likeness(self, rows: Sequence[int], others: Sequence[int]) -> np.ndarray:
         """The highest cosine of each row with any of the others; -1 where there are none."""
@@ -111,7 +118,7 @@ class Texts:
 
 
 def all_texts(pictures: Iterable[Picture]) -> list[str]:
-    """Every text that training may ask: sentences, phrases, names with and without an article."""
+    """Every text that a query may contain: sentences, phrases, names with and without an article."""
     texts: dict[str, None] = {}
     names: set[str] = {*read_table("coco"), *(word for word, _ in class_synonyms())}
     for picture in pictures:
@@ -129,9 +136,9 @@ def sentence(caption: str) -> str:
     return caption.strip(" .")
 
 
-def ask_sentences(texts: Texts, captions: Iterable[tuple[str, Sequence[Phrase]]]) -> Ask:
-    """Whole captions, those that are encoded; words of no phrase with boxes are neither wanted nor absent."""
-    rows, wanted, ignored, begin = [], [], [], 0
+def sentence_query(texts: Texts, captions: Iterable[tuple[str, Sequence[Phrase]]]) -> Query:
+    """A query of whole captions; words outside of phrases with boxes are ignored. Captions not encoded are left out."""
+    rows, positives, ignored, begin = [], [], [], 0
     for caption, phrases in captions:
         row = texts.index.get(sentence(caption))
         if row is None:
@@ -140,13 +147,13 @@ def ask_sentences(texts: Texts, captions: Iterable[tuple[str, Sequence[Phrase]]]
         offsets, used = tokenize(sentence(caption)).offsets[1:-1], set()
         shift = len(caption) - len(caption.lstrip(" ."))
         for p in phrases:
-            own = [k for k, (b, e) in enumerate(offsets) if b + shift < p.end and e + shift > p.begin]
+            tokens = [k for k, (b, e) in enumerate(offsets) if b + shift < p.end and e + shift > p.begin]
             if p.boxes:
-                used.update(own)
-                wanted += [(box, [begin + k for k in own]) for box in p.boxes]
+                used.update(tokens)
+                positives += [(box, [begin + k for k in tokens]) for box in p.boxes]
         ignored += [begin + k for k in range(len(offsets)) if k not in used]
         begin += len(offsets)
-    return Ask(rows, wanted, ignored)
+    return Query(rows, positives, ignored)
 
 
 class NanoBatches:
@@ -177,23 +184,23 @@ class NanoBatches:
         `Nano.project_text`; mask: tokens that count.
         """
         drawn = self.drawn(count, size, rng)
-        length = max(sum(map(self.texts.length, ask.texts)) for _, ask, _ in drawn)
+        length = max(sum(map(self.texts.length, query.texts)) for _, query, _ in drawn)
         features = np.zeros((count, length, 2 * TEXT_DIM), np.float32)
         mask = torch.zeros(count, length, dtype=torch.bool)
         targets = []
-        for i, (_, ask, seen) in enumerate(drawn):
-            own = np.concatenate([self.texts.features(row) for row in ask.texts])
-            features[i, : len(own)] = own
-            mask[i, : len(own)] = True
-            mask[i, ask.ignored] = False
-            tokens, named = np.zeros((len(seen.boxes), length), bool), np.zeros(len(seen.boxes), bool)
-            for box, positions in ask.wanted:
+        for i, (_, query, photo) in enumerate(drawn):
+            encoded = np.concatenate([self.texts.features(row) for row in query.texts])
+            features[i, : len(encoded)] = encoded
+            mask[i, : len(encoded)] = True
+            mask[i, query.ignored] = False
+            tokens, named = np.zeros((len(photo.boxes), length), bool), np.zeros(len(photo.boxes), bool)
+            for box, positions in query.positives:
                 tokens[box, positions], named[box] = True, True
-                if seen.cut[box]:
+                if photo.cut[box]:
                     mask[i, positions] = False
-            named &= seen.whole
-            targets.append((torch.from_numpy(seen.boxes[named]), torch.from_numpy(tokens[named])))
-        images = torch.stack([seen.pixels for _, _, seen in drawn]).flip(1) - GREY
+            named &= photo.whole
+            targets.append((torch.from_numpy(photo.boxes[named]), torch.from_numpy(tokens[named])))
+        images = torch.stack([photo.pixels for _, _, photo in drawn]).flip(1) - GREY
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
             ids=torch.from_numpy(features),
@@ -203,11 +210,11 @@ class NanoBatches:
             sizes=[(images.shape[2], images.shape[3])] * count,
             sources=[picture.group for picture, _, _ in drawn],
             image_ids=[picture.image_id for picture, _, _ in drawn],
-            captions=[self.words(ask)[0] for _, ask, _ in drawn],
+            captions=[self.words(query)[0] for _, query, _ in drawn],
         )
 
-    def drawn(self, count: int, size: tuple[int, int], rng: random.Random) -> list[tuple[Picture, Ask, Drawn]]:
-        """The pictures of a batch, what is asked of each, and what is seen of it."""
+    def drawn(self, count: int, size: tuple[int, int], rng: random.Random) -> list[tuple[Picture, Query, CroppedPhoto]]:
+        """The photos of a batch, the query of each, and the part of it that the model sees."""
         upright = rng.random() < self.upright
         height, width = size[::-1] if upright else size
         groups = [g for g in SHARES if (g, upright) in self.groups]
@@ -215,33 +222,33 @@ class NanoBatches:
         for group in rng.choices(groups, [SHARES[g] for g in groups], k=count):
             index = rng.choice(self.groups[group, upright])
             picture = self.pack.pictures[index]
-            ask = self.ask(picture, rng)
-            sided = any({"left", "right"} & {*self.texts.texts[row].split()} for row in ask.texts)
+            query = self.query(picture, rng)
+            sided = any({"left", "right"} & {*self.texts.texts[row].split()} for row in query.texts)
             boxes = np.array(picture.boxes, np.float32).reshape(-1, 4)
             flip = not sided and rng.random() < 0.5
-            drawn.append((picture, ask, draw(self.pack.image(index), boxes, (height, width), rng, flip)))
+            drawn.append((picture, query, crop(self.pack.image(index), boxes, (height, width), rng, flip)))
         return drawn
 
-    def words(self, ask: Ask) -> tuple[str, list[tuple[int, int]]]:
+    def words(self, query: Query) -> tuple[str, list[tuple[int, int]]]:
         """What is asked as one text, and the characters of each token position in it."""
         caption, spans = "", []
-        for row in ask.texts:
+        for row in query.texts:
             caption += ". " if caption else ""
             text = self.texts.texts[row]
             spans += [(begin + len(caption), end + len(caption)) for begin, end in tokenize(text).offsets[1:-1]]
             caption += text
         return caption, spans
 
-    def ask(self, picture: Picture, rng: random.Random) -> Ask:
+    def query(self, picture: Picture, rng: random.Random) -> Query:
         if picture.captions:
-            return self._ask_sentences(picture, rng) if rng.random() < SENTENCES else self._ask_phrases(picture, rng)
-        return self._ask_names(picture, rng)
+            return self._sentences(picture, rng) if rng.random() < SENTENCES else self._phrases(picture, rng)
+        return self._names(picture, rng)
 
-    def _ask_sentences(self, picture: Picture, rng: random.Random) -> Ask:
-        ask = ask_sentences(self.texts, picture.captions)
-        return replace(ask, texts=ask.texts + self._absent(picture, rng))
+    def _sentences(self, picture: Picture, rng: random.Random) -> Query:
+        query = sentence_query(self.texts, picture.captions)
+        return replace(query, texts=query.texts + self._absent(picture, rng))
 
-    def _ask_phrases(self, picture: Picture, rng: random.Random) -> Ask:
+    def _phrases(self, picture: Picture, rng: random.Random) -> Query:
         boxes: dict[int, set[int]] = {}
         for caption, phrases in picture.captions:
             for p in phrases:
@@ -250,12 +257,12 @@ class NanoBatches:
                     boxes.setdefault(row, set()).update(p.boxes)
         rows = list(boxes)
         rng.shuffle(rows)
-        rows, wanted, begin = rows[:24], [], 0
+        rows, positives, begin = rows[:24], [], 0
         for row in rows:
             end = begin + self.texts.length(row)
-            wanted += [(box, list(range(begin, end))) for box in boxes[row]]
+            positives += [(box, list(range(begin, end))) for box in boxes[row]]
             begin = end
-        return Ask(rows + self._absent(picture, rng), wanted, [])
+        return Query(rows + self._absent(picture, rng), positives, [])
 
     def _absent(self, picture: Picture, rng: random.Random) -> list[int]:
         """Phrases and names that nothing in the captions is like."""
@@ -266,17 +273,19 @@ class NanoBatches:
         drawn += [index[rng.choice(self.coco)] for _ in range(6)]
         drawn += [index[rng.choice(self.household)] for _ in range(4)] if self.household else []
         unlike = self.texts.likeness(drawn, mine) < UNLIKE
-        kept = [r for r, far in zip(drawn, unlike, strict=True) if far and self.texts.texts[r].split()[-1] not in words]
-        rng.shuffle(kept)
-        kept = kept[: rng.randrange(4, 11)]
+        absent = [
+            r for r, far in zip(drawn, unlike, strict=True) if far and self.texts.texts[r].split()[-1] not in words
+        ]
+        rng.shuffle(absent)
+        absent = absent[: rng.randrange(4, 11)]
         stems = words | {word.removesuffix("s") for word in words}
-        named = {kind for kind, own in ANIMALS.items() if stems & own}
+        named = {kind for kind, words_for_it in ANIMALS.items() if stems & words_for_it}
         if named and any("animals" in p.types for _, ps in picture.captions for p in ps):
             others = [index[kind] for kind in ANIMALS if kind not in named and kind in index]
-            kept += rng.sample(others, min(2, len(others)))
-        return kept
+            absent += rng.sample(others, min(2, len(others)))
+        return absent
 
-    def _ask_names(self, picture: Picture, rng: random.Random) -> Ask:
+    def _names(self, picture: Picture, rng: random.Random) -> Query:
         index, present = self.texts.index, sorted(set(picture.labels))
         mine = [index[name] for name in present]
 
@@ -301,4 +310,4 @@ class NanoBatches:
             rows.append(row)
             place[name] = list(range(begin, begin + self.texts.length(row)))
             begin += self.texts.length(row)
-        return Ask(rows, [(box, place[name]) for box, name in enumerate(picture.labels)], [])
+        return Query(rows, [(box, place[name]) for box, name in enumerate(picture.labels)], [])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from labelling_at_scale import lines_of
+from packing import Phrase, Picture
 
-from openglip.data.files import Files, whole_file
+from openglip.data.files import Files
 from openglip.data.formats.flickr30k import parse_sentence
-from openglip.data.pack import Phrase, Picture
+from openglip.files import whole_file
 from openglip.structures.boxes import iou
 
 

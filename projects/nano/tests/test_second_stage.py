@@ -1,4 +1,4 @@
-"""Training of the second look: what it is given, that it learns, and that the command writes files that load."""
+"""Training of the second stage: its inputs, that it learns, and that the command writes files that load."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import second_stage as training
 import torch
+from export import export, read_both
 from PIL import Image
 
 from openglip.errors import ConfigError, DataError
 from openglip.nano.model import Nano
 from openglip.nano.second_stage import CANDIDATES, SecondStage
-from openglip.training import second_look as training
-from openglip.training.nano import embedded_state, export
 from openglip.weights.load import load_state
 
 ANNOTATION = """<annotation><filename>7.jpg</filename><size><width>120</width><height>90</height><depth>3</depth></size>
@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def one_phrase(right: int) -> training.Seen:
+def one_phrase(right: int) -> training.FirstStage:
     """A phrase with four boxes side by side, of which one is right but for a tenth of its side."""
     boxes, scores = torch.zeros(1, CANDIDATES, 4), torch.zeros(1, CANDIDATES)
     for i in range(4):
@@ -51,7 +51,9 @@ def one_phrase(right: int) -> training.Seen:
         scores[0, i] = 0.5 - 0.01 * i
     levels = [torch.randn(16, 256 // stride, 256 // stride).half() for stride in (12, 24, 48)]
     wanted = boxes[0, right] + torch.tensor([5.0, 0, 5, 0])
-    return training.Seen(levels, torch.tensor([256.0, 256]), boxes, scores, torch.randn(1, 16), [(0, wanted[None])])
+    return training.FirstStage(
+        levels, torch.tensor([256.0, 256]), boxes, scores, torch.randn(1, 16), [(0, wanted[None])]
+    )
 
 
 def test_it_learns_which_box_is_right_and_where_it_lies():
@@ -62,17 +64,17 @@ def test_it_learns_which_box_is_right_and_where_it_lies():
     second.eval()
     for photo, right in zip(photos, (1, 2), strict=True):
         with torch.no_grad():
-            boxes, logits = second(*training.asked(photo, photo.wanted))
+            boxes, logits = second(*training.inputs_of(photo, photo.targets))
         assert logits[0, :4].argmax() == right
-        before, after = ((x[0, right] - photo.wanted[0][1][0]).abs().sum() for x in (photo.boxes, boxes))
+        before, after = ((x[0, right] - photo.targets[0][1][0]).abs().sum() for x in (photo.boxes, boxes))
         assert after < before / 2
 
 
 def test_padding_costs_nothing():
     photo = one_phrase(1)
-    _, boxes, scores, *_ = training.asked(photo, photo.wanted)
+    _, boxes, scores, *_ = training.inputs_of(photo, photo.targets)
     logits = scores.clamp(1e-4).logit()
-    true = [own for _, own in photo.wanted]
+    true = [own for _, own in photo.targets]
     whole = training.losses(boxes, logits, boxes, scores, true)
     torch.testing.assert_close(whole, training.losses(boxes[:, :4], logits[:, :4], boxes[:, :4], scores[:, :4], true))
     nothing = training.losses(boxes[:, 2:4], logits[:, 2:4], boxes[:, 2:4], scores[:, 2:4], true)
@@ -87,31 +89,33 @@ def test_the_new_scores_count_by_a_share():
     half = SecondStage(8, width=32)
     half.load_state_dict(training.tempered(second.state_dict(), 0.5))
     photo = one_phrase(1)
-    given = training.asked(photo, photo.wanted)
+    given = training.inputs_of(photo, photo.targets)
     with torch.no_grad():
         (boxes, logits), (same, mixed) = (net.eval()(*given) for net in (second, half))
     torch.testing.assert_close(boxes, same)
     torch.testing.assert_close(mixed[0, :4], (logits + given[2].clamp(1e-4).logit())[0, :4] / 2)
 
 
-def test_the_command_sees_a_photo_once_and_writes_files_that_load(
+def test_the_command_runs_the_first_stage_once_and_writes_files_that_load(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     torch.manual_seed(0)
     first = Nano()
     export(first.state_dict(), tmp_path / "first", {})
-    command = ["second_look", "--data", str(data), "--weights", str(tmp_path / "first"), "--steps", "2"]
+    command = ["second_stage", "--data", str(data), "--weights", str(tmp_path / "first"), "--steps", "2"]
     monkeypatch.setattr("sys.argv", [*command, "--output", str(tmp_path / "out")])
     training.main()
-    (photo,) = (training.Seen(**part) for part in torch.load(tmp_path / "out" / "seen" / "0.pt", weights_only=True))
-    assert [row for row, _ in photo.wanted] == [0, 1]  # a chair has no box
-    np.testing.assert_allclose(photo.wanted[0][1][0], np.array([10, 20, 60, 80]) * 320 / 90, atol=5)
+    (photo,) = (
+        training.FirstStage(**part) for part in torch.load(tmp_path / "out" / "first-stage" / "0.pt", weights_only=True)
+    )
+    assert [row for row, _ in photo.targets] == [0, 1]  # a chair has no box
+    np.testing.assert_allclose(photo.targets[0][1][0], np.array([10, 20, 60, 80]) * 320 / 90, atol=5)
     assert (photo.scores.diff(dim=1) <= 0).all()
-    monkeypatch.setattr(training, "look", lambda *_: pytest.fail("seen again"))
+    monkeypatch.setattr(training, "run_first_stage", lambda *_: pytest.fail("run again"))
     training.main()
     monkeypatch.setattr("sys.argv", [*command, "--go-on", "--output", str(tmp_path / "out")])
     training.main()
-    before, after = embedded_state(tmp_path / "first"), embedded_state(tmp_path / "out")
+    before, after = read_both(tmp_path / "first"), read_both(tmp_path / "out")
     for key in before:  # two steps from where it was, not from anew
         torch.testing.assert_close(after[key].float(), before[key].float(), atol=5e-3, rtol=5e-3)
     (tmp_path / "held.json").write_text('{"flickr30k": [7], "coco_mini": []}')
@@ -124,7 +128,7 @@ def test_the_command_sees_a_photo_once_and_writes_files_that_load(
         training.main()
     monkeypatch.setattr("sys.argv", [*command, "--output", str(tmp_path / "out")])
     training.main()
-    after = embedded_state(tmp_path / "out")
+    after = read_both(tmp_path / "out")
     load_state(Nano(), after, "out")
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key].float(), after[key].float())}
     assert changed == {"second_stage"}

@@ -1,7 +1,7 @@
-"""Pictures packed once at training size, so that a small model on one processor core need not decode them again.
+"""Photos packed once at training size, so that a small model on one processor core need not decode them again.
 
-A folder holds `pictures.u8` (N x 256 x 352 x 3 bytes, upright pictures lying on their side) and `pictures.json`, which
-says what is known about each. Written whole or not at all; a second call with the same settings reads it.
+A folder holds `pictures.u8` (N x 256 x 352 x 3 bytes, upright photos on their side) and `pictures.json`, their
+annotations. Both are written whole or not at all; a second call with the same settings reads them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from openglip.structures.sample import ImageReference
 
 HEIGHT, WIDTH = 256, 352
 GREY = 114
-LEAST_SHARE, LEAST_SIDE = 0.4, 3  # what has to be left of a box after a crop: of its area, in pixels
+MIN_SHARE, MIN_SIDE = 0.4, 3  # what a crop has to leave of a box: share of its area, side in pixels
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """words of a caption (characters begin..end), the rows of their boxes (none: not annotated), their types."""
+    """Words of a caption: characters begin..end, the rows of their boxes (none: not annotated), their types."""
 
     begin: int
     end: int
@@ -44,9 +44,16 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Picture:
-    """boxes: N x 4, xyxy from 0 to 1. captions with their phrases, or labels: one name a box.
+    """An annotated photo.
 
-    absent: names that are known not to be there. size: (height, width) of the picture inside its canvas.
+    Attributes:
+        group: Its data set.
+        image_id: Its id there.
+        boxes: N x 4, xyxy from 0 to 1.
+        captions: Captions with their phrases, or none.
+        labels: One name per box, or none.
+        absent: Names that are known to be absent.
+        size: (height, width) of the photo inside its canvas.
     """
 
     group: str
@@ -76,7 +83,7 @@ def captioned(root: StrPath, ids: Collection[str], group: str) -> Iterator[tuple
         if stem not in pictures or stem not in boxes_of:
             raise DataError(f"{root}: image {stem} has no picture or no annotation")
         (height, width), chains = parse_boxes(boxes_of[stem], f"{root}/Annotations/{stem}.xml")
-        distinct = list(dict.fromkeys(tuple(box) for own in chains.values() for box in own))
+        distinct = list(dict.fromkeys(tuple(box) for boxes in chains.values() for box in boxes))
         row = {box: i for i, box in enumerate(distinct)}
         captions = []
         for line in text.splitlines():
@@ -97,19 +104,19 @@ def labelled(
     for sample in read_coco(annotations, exhaustive=exhaustive):
         height, width = sample.size
         labels = tuple(name.lower() for name in sample.names)
-        known = [name.lower() for name in sample.categories or ()]
-        absent = tuple(name for name in known if name not in labels) if sample.exhaustive else ()
+        categories = [name.lower() for name in sample.categories or ()]
+        absent = tuple(name for name in categories if name not in labels) if sample.exhaustive else ()
         boxes = (sample.boxes / np.array([width, height, width, height])).tolist()
         yield Picture(group, str(sample.image_id), boxes, (), labels, absent), sample.image
 
 
-def pack(found: Iterable[tuple[Picture, ImageReference]], folder: StrPath) -> Pack:
+def pack(photos: Iterable[tuple[Picture, ImageReference]], folder: StrPath) -> Pack:
     """Decode, fit and write pictures; what is already packed is opened."""
     folder = Path(folder)
     if not (folder / "pictures.json").is_file():
         rows = []
         with whole_file(folder / "pictures.u8", "wb") as file:
-            for picture, image in found:
+            for picture, image in photos:
                 pixels, size = fit(read_image(image_content(image)))
                 file.write(pixels.tobytes())
                 rows.append(asdict(picture) | {"size": size})
@@ -158,9 +165,15 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture as one batch sees it. pixels: 3 x H x W float RGB 0..255; boxes: N x 4 in its pixels, of which `whole`
-    can be asked for; `cut`: partly outside, so neither there nor absent."""
+class CroppedPhoto:
+    """A photo as one batch sees it.
+
+    Attributes:
+        pixels: 3 x H x W float, RGB from 0 to 255.
+        boxes: N x 4 xyxy in its pixels.
+        whole: N bool, boxes of which enough is left.
+        cut: N bool, boxes that are partly outside, so neither present nor absent.
+    """
 
     pixels: Tensor
     boxes: np.ndarray
@@ -168,7 +181,7 @@ class Drawn:
     cut: np.ndarray
 
 
-def draw(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng: random.Random, flip: bool) -> Drawn:
+def crop(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng: random.Random, flip: bool) -> CroppedPhoto:
     """Crop (half of the time), scale into `size`, change light (half of the time), mirror. boxes: from 0 to 1."""
     full_height, full_width = image.shape[:2]
     top = left = 0
@@ -193,13 +206,13 @@ def draw(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], rng: rando
     inside[:, 1::2] = inside[:, 1::2].clip(0, height)
     share_left = _areas(inside) / np.maximum(_areas(whole), 1e-3)
     inside *= np.array([w / width, h / height] * 2, np.float32)
-    kept = (share_left > LEAST_SHARE) & ((inside[:, 2:] - inside[:, :2]) > LEAST_SIDE).all(1)
+    whole_enough = (share_left > MIN_SHARE) & ((inside[:, 2:] - inside[:, :2]) > MIN_SIDE).all(1)
     if flip:
         pixels = pixels.flip(2)
         inside = np.stack([w - inside[:, 2], inside[:, 1], w - inside[:, 0], inside[:, 3]], 1)
     canvas = pixels.new_full((3, *size), GREY)
     canvas[:, :h, :w] = pixels
-    return Drawn(canvas, inside.astype(np.float32), kept, ~kept & (share_left > 0.02))
+    return CroppedPhoto(canvas, inside.astype(np.float32), whole_enough, ~whole_enough & (share_left > 0.02))
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import ladder_figures
 import numpy as np
 import pytest
 from evaluation.random_sets import random_coco
@@ -13,9 +13,6 @@ from evaluation.random_sets import random_coco
 from openglip.evaluation.coco import score_coco
 from openglip.evaluation.flickr import Phrase, Sentence, score_flickr
 from openglip.evaluation.read import read_annotations, read_results
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-ladder_figures = pytest.importorskip("ladder_figures", reason="needs the repository's benchmarks/")
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -1,10 +1,10 @@
 """The paper's ladder at small scale: the same network and processor seconds, one thing added at a time.
 
-    python benchmarks/ladder.py DATA START PACKED STATE [--seconds 300] [--seeds 2]
+    python projects/ladder/ladder.py DATA START PACKED STATE [--seconds 300] [--seeds 2]
 
 DATA holds flickr8k_entities and coco_mini, START yolox_nano_coco.safetensors, PACKED the packed pictures and encoded
 texts of a run of the recipe nano. STATE keeps runs, labels and predictions: what is there is not done again. Writes
-results/ladder.json and prints the table; docs/ladder.md explains it.
+ladder.json next to this file and prints the table; docs/ladder.md explains it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,29 +21,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import write
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path += [str(ROOT / "benchmarks"), str(ROOT / "projects" / "nano")]  # scripts that it shares
+
+from batches import Texts
+from common import machine
 from labelling_at_scale import boxes as judge_labels
 from labelling_at_scale import lines_of
 from ladder_figures import ap50, differences, recall
 from ladder_labels import by_caption, captions_of, f1, known_by
 from ladder_network import Ladder
 from ladder_training import RUNGS, Batches, Maps, fit
+from packing import Pack, Picture
+from photos import held_out
 from safetensors.torch import load_file
 
-from openglip.data.files import read_json, read_lines, whole_file
-from openglip.data.pack import Pack, Picture
+from openglip.data.files import read_json, read_lines
 from openglip.evaluation.flickr import Sentence, read_sentences
 from openglip.evaluation.inference import PER_SENTENCE
 from openglip.evaluation.read import read_annotations
 from openglip.evaluation.run import evaluate
+from openglip.files import whole_file
 from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 from openglip.predict.detector import Detector
-from openglip.training.nano_batches import Texts
 from openglip.weights.files import write_safetensors
 
 THRESHOLD_PHOTOS = 80
-HELD_OUT = Path(__file__).parents[1] / "docs" / "nano_held_out.json"
+HELD_OUT = ROOT / "docs" / "nano_held_out.json"
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,6 @@ class Places:
         return set(random.Random(0).sample(sorted(read_lines(self.flickr / "caption_half.txt")), self.photos))
 
 
-def held_out() -> set[tuple[str, str]]:
-    """(group, id) of the pictures that no run is trained on, for choices."""
-    listed = read_json(HELD_OUT)
-    assert isinstance(listed, dict)
-    return {(group, str(i)) for group, name in (("captions", "flickr30k"), ("coco", "coco_mini")) for i in listed[name]}
-
-
 def train(places: Places, pack: Pack, maps: Maps, texts: Texts, rung: str, seed: int, seconds: float) -> None:
     folder, what = places.run(rung, seed), RUNGS[rung]
     if (folder / "run.json").is_file():
@@ -95,7 +95,7 @@ def train(places: Places, pack: Pack, maps: Maps, texts: Texts, rung: str, seed:
         assert isinstance(chosen, dict)
         threshold = float(chosen["threshold"]) if what.threshold is None else what.threshold
         captions = known_by(list(lines_of(places.run("C", seed) / "caption_part_labels")), threshold)
-    batches = Batches(pack, maps, texts, what.shares, places.box_half, captions, held_out())
+    batches = Batches(pack, maps, texts, what.shares, places.box_half, captions, held_out(HELD_OUT))
     torch.manual_seed(seed)
     model, spent = fit(
         Ladder(what.words, what.fusion).start(places.start), batches, seconds, seed, folder / "log.jsonl"
@@ -154,7 +154,7 @@ def teach(places: Places, seed: int) -> None:
     folder = places.run("C", seed)
     if (folder / "labels.json").is_file():
         return
-    held = {i for group, i in held_out() if group == "captions"} & places.box_half
+    held = {i for group, i in held_out(HELD_OUT) if group == "captions"} & places.box_half
     held = set(sorted(held)[:THRESHOLD_PHOTOS])
     own, found = detector(places, "C", seed), {}
     for name, ids in (("held_out", held), ("caption_part", places.caption_part)):
@@ -256,7 +256,7 @@ def main() -> None:
                 print(time.strftime("%H:%M:%S"), rung, seed, places.run(rung, seed), flush=True)
     result = {"seconds_per_run": args.seconds, **summary(places, args.seeds)}
     show(result)
-    write("ladder", result)
+    _save(Path(__file__).with_name("ladder.json"), {"machine": machine(), **result})
 
 
 if __name__ == "__main__":

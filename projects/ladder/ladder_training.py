@@ -14,18 +14,19 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from batches import UNLIKE, Query, Texts, sentence, sentence_query
 from ladder_network import SIZE, Ladder
+from packing import Pack, Picture
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openglip.data.files import whole_file
-from openglip.data.pack import Pack, Picture
+from openglip.files import whole_file
 from openglip.images.prepare import prepare, resized_size
 from openglip.model.head import TextFeatures
 from openglip.nano.text import TEXT_DIM
 from openglip.prompts.tables import read_table
+from openglip.training.assign import assign, normalisers
 from openglip.training.losses import ClosedSetCriterion, GroundingCriterion
-from openglip.training.nano_batches import UNLIKE, Ask, Texts, ask_sentences, sentence
 from openglip.training.optim import Average
 
 BATCH, RATE, DECAY, CLIP, AVERAGE, WARMUP = 16, 1.5e-3, 0.02, 4.0, 0.998, 50
@@ -61,15 +62,22 @@ RUNGS = {
 
 
 class Batch(NamedTuple):
-    """maps: of the body, B x C x h x w each; hidden: B x L x 384; real: B x L, tokens that are there; asked: B x L,
-    those that the loss asks about; boxes: per image N x 4; tokens: N x L bool; labels: N, places among the 80 names."""
+    """What `openglip.training.batches.Batch` holds for a criterion, with maps and features in place of images and ids.
+
+    Attributes:
+        maps: Of the body, B x C x h x w each.
+        hidden: B x L x 384.
+        real: B x L, tokens that are not padding.
+        mask: B x L, tokens that the loss counts.
+        targets: Per image N x 4 boxes and N x L bool, their tokens.
+        labels: Per image N, indices of the 80 names.
+    """
 
     maps: list[Tensor]
     hidden: Tensor
     real: Tensor
-    asked: Tensor
-    boxes: list[Tensor]
-    tokens: list[Tensor]
+    mask: Tensor
+    targets: list[tuple[Tensor, Tensor]]
     labels: list[Tensor]
 
 
@@ -145,37 +153,36 @@ class Batches:
 
     def batch(self, rng: random.Random) -> Batch:
         upright, long = rng.random() < self.upright, rng.random() < LONG
-        drawn: list[tuple[int, Picture, Ask]] = []
+        drawn: list[tuple[int, Picture, Query]] = []
         for group in rng.choices(list(self.shares), list(self.shares.values()), k=BATCH):
             index, picture = rng.choice(self.groups[group, upright])
             ask = self.captions(picture, rng, long) if picture.captions else self.categories(picture, rng, long)
             drawn.append((index, picture, ask))
         length = max(sum(map(self.texts.length, ask.texts)) for _, _, ask in drawn)
         hidden = np.zeros((BATCH, length, TEXT_DIM), np.float32)
-        real, asked = torch.zeros(BATCH, length, dtype=torch.bool), torch.zeros(BATCH, length, dtype=torch.bool)
-        boxes, tokens, labels = [], [], []
+        real, mask = torch.zeros(BATCH, length, dtype=torch.bool), torch.zeros(BATCH, length, dtype=torch.bool)
+        targets, labels = [], []
         for i, (_, picture, ask) in enumerate(drawn):
             own = np.concatenate([self.tokens(row) for row in ask.texts])
             hidden[i, : len(own)] = own
-            real[i, : len(own)] = asked[i, : len(own)] = True
-            asked[i, ask.ignored] = False
+            real[i, : len(own)] = mask[i, : len(own)] = True
+            mask[i, ask.ignored] = False
             maps = torch.zeros(len(picture.boxes), length, dtype=torch.bool)
-            for box, positions in ask.wanted:
+            for box, positions in ask.positives:
                 maps[box, positions] = True
             named = maps.any(1)
             height, width = resized_size(*picture.size, SIZE[0], SIZE[1])
             every = torch.tensor(picture.boxes).view(-1, 4) * torch.tensor([width, height, width, height])
-            boxes.append(every[named])
-            tokens.append(maps[named])
+            targets.append((every[named], maps[named]))
             kept = [self.names.index(n) for n, k in zip(picture.labels, named, strict=False) if k]
             labels.append(torch.tensor(kept, dtype=torch.int64))
         maps = self.maps.batch([index for index, _, _ in drawn], upright)
-        return Batch(maps, torch.from_numpy(hidden), real, asked, boxes, tokens, labels)
+        return Batch(maps, torch.from_numpy(hidden), real, mask, targets, labels)
 
     def tokens(self, row: int) -> np.ndarray:
         return self.texts.tokens[self.texts.first[row] : self.texts.first[row + 1]].astype(np.float32)
 
-    def categories(self, picture: Picture, rng: random.Random, long: bool) -> Ask:
+    def categories(self, picture: Picture, rng: random.Random, long: bool) -> Query:
         """The picture's names and absent ones, in random order."""
         present = sorted(set(picture.labels))
         absent = [n for n in self.names if n not in picture.labels]
@@ -184,13 +191,13 @@ class Batches:
         rng.shuffle(names)
         rows, places = self._in_line([self.texts.index[name] for name in names])
         place = dict(zip(names, places, strict=True))
-        return Ask(rows, [(box, place[name]) for box, name in enumerate(picture.labels)], [])
+        return Query(rows, [(box, place[name]) for box, name in enumerate(picture.labels)], [])
 
-    def captions(self, picture: Picture, rng: random.Random, long: bool) -> Ask:
+    def captions(self, picture: Picture, rng: random.Random, long: bool) -> Query:
         """Some of the captions, then phrases and names that are absent. Words without a box are not asked about."""
         chosen = [c for c in picture.captions if sentence(c[0]) in self.texts.index]
         chosen = chosen if long else rng.sample(chosen, min(len(chosen), rng.randint(1, SHORT_CAPTIONS)))
-        ask = ask_sentences(self.texts, chosen)
+        ask = sentence_query(self.texts, chosen)
         return replace(ask, texts=ask.texts + self._absent(picture, rng))
 
     def phrases(self, picture: Picture) -> list[int]:
@@ -213,10 +220,10 @@ def losses(model: Ladder, batch: Batch) -> dict[str, Tensor]:
     if model.categories is None:
         text = TextFeatures(model.read(batch.hidden), batch.real)
     outputs = model.align(model.encode_maps(batch.maps), text)
-    anchors = model.anchors(outputs.sizes)
-    if text is None:
-        return ClosedSetCriterion()(outputs, anchors, batch.boxes, batch.labels)
-    return GroundingCriterion()(outputs, anchors, batch.boxes, batch.tokens, batch.asked)
+    targets = assign(model.anchors(outputs.sizes), outputs.sizes, [boxes for boxes, _ in batch.targets])
+    targets = replace(targets, normalisers=normalisers([targets]))
+    criterion = ClosedSetCriterion() if text is None else GroundingCriterion()
+    return criterion(outputs, batch, targets)  # type: ignore[arg-type]
 
 
 def fit(model: Ladder, batches: Batches, seconds: float, seed: int, log: Path) -> tuple[Ladder, dict[str, float]]:

@@ -9,28 +9,34 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import export as exporting
+import lab
+import narrow
 import numpy as np
 import pytest
 import torch
+from batches import NanoBatches, Texts, all_texts
+from export import export, read_both
+from network import NanoInTraining
+from packing import Phrase, Picture, pack
+from photos import held_out
 from PIL import Image
+from recipe import recipe as nano_recipe
+from starts import load_start
+from teacher import Wider, distillation_terms
 
 import openglip
-from openglip.data.pack import Phrase, Picture, pack
 from openglip.errors import ConfigError, DataError
 from openglip.model.head import TextFeatures
 from openglip.nano.layers import ConvBlock
 from openglip.nano.model import Nano
 from openglip.prompts.tokens import tokenize
-from openglip.training import nano as training
-from openglip.training import narrow
 from openglip.training.loop import fit
-from openglip.training.nano_batches import NanoBatches, Texts, all_texts
-from openglip.training.recipes import RECIPES
 from openglip.training.run import find_recipe
-from openglip.training.teacher import Wider, lesson
 from openglip.weights.files import read_checkpoint, write_safetensors
 from openglip.weights.load import load_state
 
+RECIPE = str(Path(__file__).parents[1] / "recipe.py")
 CAPTION = "a red ball beside a dog ."
 BOXES = [[0.1, 0.2, 0.5, 0.8], [0.6, 0.1, 0.9, 0.9]]
 
@@ -76,18 +82,20 @@ def test_kept_texts_are_what_the_model_itself_encodes(model: Nano, batches: Nano
 
 def test_phrases_and_sentences_ask_for_the_same_words(batches: NanoBatches):
     picture, texts = batches.pack.pictures[0], batches.texts
-    for ask in (batches._ask_phrases(picture, random.Random(3)), batches._ask_sentences(picture, random.Random(3))):
-        words = [(row, k) for row in ask.texts for k in range(texts.length(row))]
-        said = {box: [texts.tokens[texts.first[words[p][0]] + words[p][1]] for p in place] for box, place in ask.wanted}
+    for query in (batches._phrases(picture, random.Random(3)), batches._sentences(picture, random.Random(3))):
+        words = [(row, k) for row in query.texts for k in range(texts.length(row))]
+        said = {
+            box: [texts.tokens[texts.first[words[p][0]] + words[p][1]] for p in place] for box, place in query.positives
+        }
         assert {box: len(own) for box, own in said.items()} == {0: 3, 1: 2}
-        assert not set(ask.ignored) & {p for _, place in ask.wanted for p in place}
+        assert not set(query.ignored) & {p for _, place in query.positives for p in place}
 
 
 def test_what_is_known_absent_is_asked_and_what_is_there_is_wanted(batches: NanoBatches):
-    ask = batches.ask(batches.pack.pictures[1], random.Random(0))
-    asked = {batches.texts.texts[row].split()[-1] for row in ask.texts}
+    query = batches.query(batches.pack.pictures[1], random.Random(0))
+    asked = {batches.texts.texts[row].split()[-1] for row in query.texts}
     assert {"dog", "cup"} <= asked <= {"dog", "cup", "cat", "bus"}
-    assert [box for box, _ in ask.wanted] == [0, 1]
+    assert [box for box, _ in query.positives] == [0, 1]
 
 
 def test_held_out_pictures_are_never_drawn(batches: NanoBatches):
@@ -105,29 +113,29 @@ def test_same_generator_same_batch(batches: NanoBatches):
 def earlier(model: Nano, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two files of an earlier training."""
     folder = tmp_path_factory.mktemp("earlier")
-    training.export(model.state_dict(), folder, {})
+    export(model.state_dict(), folder, {})
     return folder
 
 
-def small_recipe(earlier: Path, **changes) -> training.NanoRecipe:
+def small_recipe(earlier: Path, **changes) -> lab.NanoRecipe:
     settings = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "warmup": 1, "weights": str(earlier)}
-    return replace(RECIPES["nano"](), **settings | changes)  # type: ignore[return-value]
+    return replace(nano_recipe(), **settings | changes)  # type: ignore[return-value]
 
 
-def run(batches: NanoBatches, recipe: training.NanoRecipe, folder: Path, kill_at: int | None = None) -> Path:
+def run(batches: NanoBatches, recipe: lab.NanoRecipe, folder: Path, kill_at: int | None = None) -> Path:
     def report(kind: str, line) -> None:
         if line["step"] == kill_at:
             raise KeyboardInterrupt
 
-    model = training.start(training.NanoInTraining(), recipe)
-    stream = partial(training.batches_from, batches, recipe)
-    fit(model, training.criterion(recipe, model), stream, recipe, folder, report=report)
+    model = load_start(recipe, NanoInTraining())
+    stream = partial(lab.batches_from, batches, recipe)
+    fit(model, lab.nano_criterion(recipe, model), stream, recipe, folder, report=report)
     return folder
 
 
 def small_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SMALL", "LARGE"):
-        monkeypatch.setattr(training, name, (80, 120))
+        monkeypatch.setattr(lab, name, (80, 120))
 
 
 def test_a_run_leaves_the_frozen_parts_and_ships_in_two_files(
@@ -142,7 +150,7 @@ def test_a_run_leaves_the_frozen_parts_and_ships_in_two_files(
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key].half(), after[key].half())}
     assert {"mobilenet", "lateral", "text_projection", "query_projection"} <= changed
     assert not changed & {"bert", "yolox"}
-    training.export(after, tmp_path, {"licence": "none"})
+    export(after, tmp_path, {"licence": "none"})
     shipped = {k: v for f in tmp_path.glob("nano-*.safetensors") for k, v in read_checkpoint(f).state.items()}
     assert set(shipped) == set(before)
     assert openglip.load(tmp_path).model.name == "nano"
@@ -156,20 +164,20 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, parameter in wider.named_parameters():
         if name.split(".")[0] in ("top_down", "bottom_up", "alignment_branch", "box_branch") and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    training.export(wider.state_dict(), folder, {})
+    export(wider.state_dict(), folder, {})
     return folder
 
 
 def pupil_of(teacher: Path, images: torch.Tensor) -> dict[str, torch.Tensor]:
     wider = Wider().eval()
-    load_state(wider, training.embedded_state(teacher), teacher)
+    load_state(wider, read_both(teacher), teacher)
     return narrow.narrowed(wider, images)
 
 
 def test_a_narrower_model_says_what_the_wider_one_says(teacher: Path):
     """Where half of the units add nothing, and others are sums of each other, all of it."""
     wider = Wider().eval()
-    load_state(wider, training.embedded_state(teacher), teacher)
+    load_state(wider, read_both(teacher), teacher)
     for block in (block for block in wider.modules() if isinstance(block, ConvBlock)):
         block.pointwise2.weight.data[:, :150] = 0
         for part in (block.pointwise1.weight.data, block.pointwise1.bias.data):  # type: ignore[union-attr]
@@ -189,15 +197,15 @@ def test_a_narrower_model_says_what_the_wider_one_says(teacher: Path):
 
 def test_a_lesson_is_nothing_to_one_who_knows_it(teacher: Path):
     wider = Wider().eval()
-    load_state(wider, training.embedded_state(teacher), teacher)
+    load_state(wider, read_both(teacher), teacher)
     mask = torch.tensor([[True, True, False]])
     with torch.no_grad():
         levels = wider.levels(torch.randn(1, 3, 80, 120) * 40)
         said = wider.align_tower(levels, TextFeatures(wider.project_text(torch.randn(1, 3, 768)), mask))
         other = said._replace(logits=said.logits + torch.randn_like(said.logits), centerness=said.centerness + 1)
-        known = lesson(levels, said, levels, said, mask)
-        unknown = lesson([level + 0.1 for level in levels], other, levels, said, mask)
-        elsewhere = lesson(levels, said._replace(logits=said.logits + ~mask), levels, said, mask)
+        known = distillation_terms(levels, said, levels, said, mask)
+        unknown = distillation_terms([level + 0.1 for level in levels], other, levels, said, mask)
+        elsewhere = distillation_terms(levels, said._replace(logits=said.logits + ~mask), levels, said, mask)
     assert all(abs(term) < 1e-5 for term in (*known.values(), *elsewhere.values()))
     assert {name for name, term in unknown.items() if term > 1e-4} == known.keys() - {"taught_box"}
 
@@ -207,7 +215,7 @@ def test_a_pupil_comes_nearer_to_its_teacher(
 ):
     small_sides(monkeypatch)
     start = tmp_path / "start"
-    training.export(pupil_of(teacher, torch.randn(2, 3, 80, 120) * 40), start, {})
+    export(pupil_of(teacher, torch.randn(2, 3, 80, 120) * 40), start, {})
     recipe = small_recipe(start, steps=12, teacher=str(teacher), lr=3e-3, average=0, use_average=False)
     run(batches, recipe, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -215,7 +223,7 @@ def test_a_pupil_comes_nearer_to_its_teacher(
     assert sum(line["taught_features"] for line in lines[-3:]) < 0.9 * sum(
         line["taught_features"] for line in lines[:3]
     )
-    before, after = training.embedded_state(start), read_checkpoint(tmp_path).state
+    before, after = read_both(start), read_checkpoint(tmp_path).state
     norms = [key for key in before if key.endswith("norm.running_mean")]
     assert all(torch.equal(before[key].float(), after[key]) for key in norms)  # they stay as they are
     with pytest.raises(ConfigError, match="accumulate must be 1 with a teacher"):
@@ -229,7 +237,7 @@ def test_the_command_writes_files_to_start_from(
     monkeypatch.setattr("sys.argv", command)
     monkeypatch.setattr(narrow, "PHOTOS", 2)
     narrow.main()
-    load_state(Nano(), training.embedded_state(tmp_path), tmp_path)
+    load_state(Nano(), read_both(tmp_path), tmp_path)
 
 
 @pytest.mark.slow
@@ -247,7 +255,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
 
 
 def test_in_evaluation_it_is_the_whole_model(model: Nano, earlier: Path):
-    trained = training.start(training.NanoInTraining(), small_recipe(earlier)).eval()
+    trained = load_start(small_recipe(earlier), NanoInTraining()).eval()
     ids = torch.tensor([tokenize("a dog. a cat").ids])
     args = (torch.zeros(1, 3, 80, 80), ids, torch.ones_like(ids, dtype=torch.bool))
     with torch.no_grad():
@@ -263,8 +271,8 @@ def test_a_run_is_averaged_with_the_weights_it_started_from(
     write_safetensors(tmp_path / "run.safetensors", moved, {"model": "nano"})
     command = ["nano", str(tmp_path / "run.safetensors"), str(tmp_path / "out" / "files")]
     monkeypatch.setattr("sys.argv", [*command, "--earlier", str(earlier), "--share", "0.25"])
-    training.main()
-    before, after = training.embedded_state(earlier), training.embedded_state(tmp_path / "out" / "files")
+    exporting.main()
+    before, after = read_both(earlier), read_both(tmp_path / "out" / "files")
     assert before.keys() == after.keys()
     for key, value in after.items():
         expected = before[key].float() + 0.25 * key.startswith("keys.")
@@ -273,34 +281,34 @@ def test_a_run_is_averaged_with_the_weights_it_started_from(
 
 def test_wrong_settings_and_missing_data_are_named(tmp_path: Path):
     with pytest.raises(ConfigError, match="did you mean 'held_out'"):
-        find_recipe("nano", {"heldout": "x"})
+        find_recipe(RECIPE, {"heldout": "x"})
     with pytest.raises(ConfigError, match="large_shares is"):
-        find_recipe("nano", {"large_shares": "0.1"})
+        find_recipe(RECIPE, {"large_shares": "0.1"})
     with pytest.raises(ConfigError, match="recompute is for GLIP and DyHead"):
-        find_recipe("nano", {"recompute": "true"})
+        find_recipe(RECIPE, {"recompute": "true"})
     with pytest.raises(ConfigError, match=r"start names no file for yolox\."):
-        find_recipe("nano", {"start": '{"mobilenet.": "x"}'})
-    with pytest.raises(DataError, match=r"flickr8k_entities/train/ids\.txt is not there"):
-        training.describe(replace(RECIPES["nano"](), data=str(tmp_path)))  # type: ignore[arg-type]
+        find_recipe(RECIPE, {"start": '{"mobilenet.": "x"}'})
+    with pytest.raises(DataError, match=r"flickr8k_entities/train/ids\.txt does not exist"):
+        list(lab.all_photos(tmp_path))
     (tmp_path / "held.json").write_text('{"flickr30k": []}')
     with pytest.raises(DataError, match="must hold lists of ids by flickr30k and coco_mini"):
-        training.held_out(str(tmp_path / "held.json"))
+        held_out(tmp_path / "held.json")
 
 
 def test_pictures_packed_from_other_data_are_refused(model: Nano, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = [(Picture("coco", "1", BOXES[:1], labels=("dog",)), png((9, 9, 9)))]
-    monkeypatch.setattr(training, "pictures", lambda recipe: iter(found))
+    monkeypatch.setattr(lab, "all_photos", lambda data: iter(found))
     folder = tmp_path / "run"
     folder.mkdir()
     for _ in range(2):  # the second time it is read
-        training._packed(replace(RECIPES["nano"](), data=str(tmp_path / "one")), model, folder)  # type: ignore[arg-type]
+        lab._packed(replace(nano_recipe(), data=str(tmp_path / "one")), model, folder)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"holds pictures packed from .*one: give another --output"):
-        training._packed(replace(RECIPES["nano"](), data=str(tmp_path / "two")), model, folder)  # type: ignore[arg-type]
+        lab._packed(replace(nano_recipe(), data=str(tmp_path / "two")), model, folder)  # type: ignore[arg-type]
 
 
 def test_the_first_batch_is_drawn(shared: Path, earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recipe = small_recipe(earlier, data=str(shared / "data"))
-    few = [next(item for item in training.pictures(recipe) if item[0].group == "captions")]
-    monkeypatch.setattr(training, "pictures", lambda recipe: iter(few))
-    files = training.first_batch(recipe, tmp_path, number=2)
+    few = [next(item for item in lab.all_photos(Path(recipe.data)) if item[0].group == "captions")]
+    monkeypatch.setattr(lab, "all_photos", lambda data: iter(few))
+    files = lab.first_batch(recipe, tmp_path, number=2)
     assert all(Path(file).stat().st_size > 1000 for file in files)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packing import HEIGHT, WIDTH, Pack, Picture, crop, fit, pack
 from PIL import Image
 
-from openglip.data.pack import HEIGHT, WIDTH, Pack, Picture, draw, fit, pack
 from openglip.errors import DataError
 
 
@@ -56,7 +56,7 @@ def test_boxes_stay_on_what_they_name(flip: bool):
     image = np.array(Image.open(io.BytesIO(encoded(200, 320))))
     rng, kept = random.Random(0), 0
     for _ in range(60):
-        seen = draw(image, np.array(MIDDLE, np.float32), (128, 192), rng, flip)
+        seen = crop(image, np.array(MIDDLE, np.float32), (128, 192), rng, flip)
         if not seen.whole[0]:
             continue
         kept += 1
@@ -74,7 +74,7 @@ def test_a_box_that_a_crop_cuts_off_is_neither_there_nor_absent():
     image = np.zeros((200, 200, 3), np.uint8)
     corner = np.array([[0.0, 0.0, 0.2, 0.2]], np.float32)
     rng = random.Random(1)
-    drawn = [draw(image, corner, (128, 128), rng, False) for _ in range(200)]
+    drawn = [crop(image, corner, (128, 128), rng, False) for _ in range(200)]
     assert any(seen.cut[0] for seen in drawn)
     assert not any(seen.cut[0] and seen.whole[0] for seen in drawn)
 

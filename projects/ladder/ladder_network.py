@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 
 import torch
 from safetensors.torch import load_file
+from starts import YOLOX_EPS, folded, yolox_key
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -22,7 +23,6 @@ from openglip.nano.geometry import GREY
 from openglip.nano.text import TEXT_DIM, WordTable, segments
 from openglip.nano.yolox import Neck
 from openglip.prompts.tables import read_table
-from openglip.training.nano import _folded, _yolox_key
 
 DIM, BLOCKS, WORDS = 64, 1, 128
 SIZE = (192, 256)
@@ -103,7 +103,7 @@ class Ladder(GLIP):
 
     def start(self, weights: Path) -> Ladder:
         """Read the released weights of both encoders."""
-        yolox = _folded(load_file(weights / "yolox_nano_coco.safetensors"), 1e-3, _yolox_key)
+        yolox = folded(load_file(weights / "yolox_nano_coco.safetensors"), YOLOX_EPS, yolox_key)
         neck = {k.removeprefix("backbone."): v for k, v in yolox.items() if k.startswith("backbone.")}
         cast("Body", self.backbone["body"]).neck.load_state_dict(neck)
         if hasattr(self, "language_backbone"):
