@@ -1,4 +1,4 @@
-"""A recipe that trains a student on published labels, with unrelated captions packed around each one.
+"""A recipe that trains `nano`, from the embedded weights, on published labels with unrelated captions around each.
 
 openglip label publish RUN student-data/labels
 ln -s PICTURES student-data/images
@@ -7,6 +7,7 @@ openglip train examples/student.py --set data=student-data --output student-run
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,20 +15,11 @@ from openglip.data.formats.odvg import read_odvg
 from openglip.data.mixtures import Source
 from openglip.data.training_prompts import caption_prompt
 from openglip.training.recipe import Recipe
+from openglip.training.recipes import nano
 
 
 def recipe() -> Recipe:
-    return Recipe(
-        name="student",
-        model="nano",
-        data="student-data",
-        sources=_sources,
-        steps=20_000,
-        batch_size=32,
-        lr=2e-4,
-        average=0.999,
-        use_average=True,
-    )
+    return replace(nano(), name="student", data="student-data", sources=_sources, steps=2_000, batch_size=16, workers=4)
 
 
 def _sources(recipe: Recipe) -> list[Source]:

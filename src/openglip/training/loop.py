@@ -29,6 +29,7 @@ from openglip.training.losses import Criterion
 from openglip.training.optim import train_mode
 from openglip.training.recipe import Recipe
 from openglip.training.state import Counters, RunState
+from openglip.weights.metadata import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def fit(
 
     if logs is not None:
         logs.close()
-        state.export(folder / "model.safetensors")
+        state.export(folder / RUN_FILE)
     return counters
 
 

@@ -25,8 +25,9 @@ from openglip.training.recipes import RECIPES
 from openglip.training.settings import settings_of, to_json, with_settings
 from openglip.training.state import Counters
 from openglip.training.trackers import trackers
-from openglip.weights.files import RUN_FILE, read_checkpoint
+from openglip.weights.files import read_checkpoint
 from openglip.weights.load import load_state
+from openglip.weights.metadata import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
