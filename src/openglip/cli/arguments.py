@@ -6,16 +6,11 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
 Command = Callable[..., None]
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Precision = Annotated[Literal["fp32", "bf16", "auto"], typer.Option(help="auto: bf16 where the device is fast at it.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No messages and no progress on stderr.")]
 
 
 def expand_records(command: Command, *, leave_out: Sequence[str] = ()) -> Command:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from openglip.cli.arguments import Device, Precision, Quiet, expand_records
+from openglip.cli.arguments import expand_records
+from openglip.cli.options import Device, Model, Precision, Quiet, Weights
 from openglip.cli.output import Output
 from openglip.cli.terminal import message, open_console, printable
 from openglip.errors import ConfigError, PromptError
@@ -37,10 +38,8 @@ class Job:
     images_from: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="A file, or stdin, with the path of one image per line.")
     ] = None
-    model: Annotated[str, typer.Option(help="A model's name (see `openglip models`), or a checkpoint's path.")] = "nano"
-    weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Checkpoint for --model; 'random' for timing.")
-    ] = None
+    model: Model = "nano"
+    weights: Weights = None
     threshold: Annotated[
         str | None,
         typer.Option(

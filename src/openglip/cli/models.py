@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openglip.cli.arguments import Json, Quiet
+from openglip.cli.options import Json, Quiet
 from openglip.cli.terminal import print_json, print_table
 from openglip.errors import WeightsError
 

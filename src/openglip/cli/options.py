@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Option(metavar="NAME|PATH", help="A model's name (see `openglip models`) or a checkpoint.")
 ]
-Weights = Annotated[str | None, typer.Option(metavar="FILE", help="Checkpoint for a model that is given by name.")]
+Weights = Annotated[str | None, typer.Option(metavar="FILE", help="Checkpoint for --model; 'random' for timing.")]
 Images = Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Folder or tar of the images.")]
 ShortSide = Annotated[
     int | None, typer.Option(metavar="PIXELS", help="Short side of the resized image. Default: the model's own.")
