@@ -134,8 +134,15 @@ class YoloxHead(nn.Module):
         self.obj_preds = nn.ModuleList(nn.Conv2d(dim, 1, 1) for _ in dims)
 
     def forward(self, x: Tensor, level: int) -> tuple[list[Tensor], Tensor, Tensor]:
-        """x: of one level. Returns features of both branches B x 64 x h x w each, class scores B x 80 x h x w from 0 to
-        1, raw boxes B x 4 x h x w.
+        """The outputs of one level.
+
+        Args:
+            x: The map of the neck.
+            level: Its level, from 0.
+
+        Returns:
+            Features of both branches, B x 64 x h x w each; class scores, B x 80 x h x w, from 0 to 1; raw boxes,
+            B x 4 x h x w.
         """
         x = self.stems[level](x)
         class_features, box_features = self.cls_convs[level](x), self.reg_convs[level](x)
@@ -155,8 +162,14 @@ class Yolox(nn.Module):
         self.head = YoloxHead()
 
     def forward(self, x: Tensor) -> list[tuple[list[Tensor], Tensor, Tensor]]:
-        """x: B x 3 x H x W. Returns for each level features (64, 128 or 256 channels of the neck, then twice 64 of the
-        head), class scores and raw boxes.
+        """The outputs of all levels.
+
+        Args:
+            x: B x 3 x H x W.
+
+        Returns:
+            For each level the features (64, 128 or 256 channels of the neck, then twice 64 of the head), the class
+            scores and the raw boxes.
         """
         levels = []
         for i, neck_features in enumerate(self.backbone(x)):

@@ -70,7 +70,7 @@ class Detector:
 
     @property
     def precision(self) -> str:
-        """ "fp32" or "bf16"."""
+        """The precision in which the model computes, "fp32" or "bf16"."""
         return self.backend.precision
 
     @overload

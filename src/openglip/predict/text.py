@@ -227,7 +227,6 @@ class TextEncoder:
             PromptError: The categories can't become prompts, or there are not as many lists of them as images.
             ConfigError: They were encoded by another detector.
         """
-
         warned: set[str] = set()
 
         def encode(item: Any) -> EncodedText:

@@ -26,11 +26,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Batch:
-    """images: B x 3 x H x W float32. ids, mask: B x L int64 and bool. targets: per image (N x 4 float32 boxes with
-    inclusive corners in pixels of `images`, N x L bool tokens of each box). labels: per image N int64, index into its
-    source's categories, or None. sizes: (height, width) of each image before padding. sources, image_ids, captions:
-    per image. dropped: boxes left out for want of room in the prompt. failures: samples that could not be read and
-    were replaced.
+    """Images with their prompts and targets.
+
+    Attributes:
+        images: B x 3 x H x W float32.
+        ids: Token ids, B x L int64.
+        mask: Which tokens are no padding, B x L bool.
+        targets: Per image N x 4 float32 boxes with inclusive corners in pixels of `images`, and N x L bool, the tokens
+            of each box.
+        labels: Per image N int64, index into its source's categories, or None.
+        sizes: (height, width) of each image before padding.
+        sources: Per image the name of its source.
+        image_ids: Per image its id.
+        captions: Per image its prompt.
+        dropped: Number of boxes whose words did not fit into the prompt.
+        failures: Number of samples that could not be read and were replaced.
     """
 
     images: Tensor
