@@ -80,5 +80,5 @@ def test_empty_lists_are_misses_and_ids_choose(tmp_path: Path) -> None:
     assert {v for k, v in figures.items() if k.count("/") == 1} == {0.0}
     one = openglip.evaluate("flickr30k", tmp_path, predictions=rows, ids=["1000"])
     assert one.protocol["sentences"] == 2
-    with pytest.raises(DataError, match="no image 31"):
+    with pytest.raises(DataError, match="no image with id 31"):
         openglip.evaluate("flickr30k", tmp_path, predictions=rows, ids=["31"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from openglip.cli.options import Images, Json, Quiet
 from openglip.cli.terminal import message, print_json, print_table, printable
 from openglip.errors import ConfigError
 
@@ -19,9 +20,6 @@ data_app = typer.Typer(no_args_is_help=True, help="Check, convert and draw data 
 
 DataPath = Annotated[Path, typer.Argument(metavar="PATH", help="Annotation file, or folder of a data set.")]
 Format = Annotated[str | None, typer.Option(metavar="NAME", help="Format, where PATH does not tell it.")]
-Images = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder or tar of the images.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No messages on stderr.")]
 
 
 @data_app.command("check")

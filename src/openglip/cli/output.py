@@ -146,8 +146,9 @@ def _label_studio(lines: Iterator[Line], file: IO[str]) -> None:
 
 
 def _rectangle(detection: Line, line: Line, index: int) -> Line:
-    """One box; its sides are in percent of the image, as the format requires."""
-    x1, y1, x2, y2 = detection["box"]
+    """One box of a task."""
+    from openglip.data.formats.label_studio import rectangle_value
+
     width, height = line["width"], line["height"]
     return {
         "id": f"box{index}",
@@ -158,14 +159,7 @@ def _rectangle(detection: Line, line: Line, index: int) -> Line:
         "original_height": height,
         "image_rotation": 0,
         "score": detection["score"],
-        "value": {
-            "x": 100 * x1 / width,
-            "y": 100 * y1 / height,
-            "width": 100 * (x2 - x1) / width,
-            "height": 100 * (y2 - y1) / height,
-            "rotation": 0,
-            "rectanglelabels": [detection["name"]],
-        },
+        "value": rectangle_value(detection["box"], height, width, detection["name"]),
     }
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from openglip.data.findings import Findings
 from openglip.data.reading import open_splits
+from openglip.data.sampling import uniform_sample
 from openglip.data.training_prompts import caption_prompt, detection_prompt_with_negatives
 from openglip.data.views import View, load, make_view
 from openglip.errors import DataError, ImageError
@@ -20,8 +20,6 @@ from openglip.files import StrPath, whole_file
 from openglip.runtime import Progress
 from openglip.structures.draw import draw
 from openglip.structures.sample import Sample
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def render(
     for split, read in open_splits(path, format, images).items():
         samples = read(Findings(keep=False))
         rows: Sequence[Sample] = samples if isinstance(samples, Sequence) else ()
-        chosen = _chosen(range(len(rows)) if rows else samples, number, seed)
+        chosen = uniform_sample(range(len(rows)) if rows else samples, number, seed)
         for i, item in enumerate(chosen):
             file = Path(output) / split / f"{i:03d}.jpg"
             rendered.append(_render_one(item, rows, split, file, seed))
@@ -119,15 +117,3 @@ def draw_view(view: View) -> Image.Image:
     labels = [groups.index(spans) for spans in view.spans]
     boxes = view.boxes + np.array([0, 0, 1, 1], np.float32)  # inclusive corners to plain ones
     return draw(view.image, boxes, labels, words, caption=view.caption, phrase_spans=groups)
-
-
-def _chosen(samples: Iterable[T], number: int, seed: int) -> list[T]:
-    """A uniform draw from a stream of unknown length, in the order of the stream."""
-    rng = random.Random(seed)
-    drawn: list[tuple[int, T]] = []
-    for i, sample in enumerate(samples):
-        if len(drawn) < number:
-            drawn.append((i, sample))
-        elif (row := rng.randrange(i + 1)) < number:
-            drawn[row] = (i, sample)
-    return [sample for _, sample in sorted(drawn, key=lambda item: item[0])]

@@ -19,18 +19,24 @@ from openglip.data.formats.coco import load_coco
 from openglip.data.formats.flickr30k import Entities, parse_boxes
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores
-from openglip.evaluation.read import STRICT, JsonSource, iterate_entries, source_name
+from openglip.evaluation.read import STRICT, JsonSource, chosen_ids, iterate_entries, source_name
 from openglip.structures import boxes as bx
+from openglip.structures.sample import Span
 
 TYPES = ("people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other")
 RANKS: dict[str, int | None] = {"R@1": 1, "R@5": 5, "R@10": 10, "R@all": None}
 IOU = 0.5
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """spans: character ranges in the caption. boxes: N x 4 xyxy in pixels of the annotated size, N > 0."""
+    """A phrase of a caption that has a box.
+
+    Attributes:
+        spans: Its character ranges in the caption.
+        types: Its types, none where the source has none.
+        boxes: N x 4 xyxy in pixels of the annotated size, N > 0.
+    """
 
     spans: tuple[Span, ...]
     types: tuple[str, ...]
@@ -39,7 +45,15 @@ class Phrase:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One line of a picture: its number from 0, its text, and its phrases that have a box, in order."""
+    """One sentence about an image.
+
+    Attributes:
+        image_id: The image.
+        number: The sentence's line, counted from 0.
+        caption: Its text.
+        size: (height, width) of the annotated image.
+        phrases: Its phrases that have a box, in order.
+    """
 
     image_id: int | str
     number: int
@@ -49,21 +63,26 @@ class Sentence:
 
 
 def read_sentences(source: str | Path, ids: Collection[object] | None = None) -> tuple[list[Sentence], frozenset[str]]:
-    """Sentences with at least one phrase to find, and the ids of all images of the source.
+    """Sentences that have a phrase to find.
 
-    source: a Flickr30k Entities root (`Sentences/`, `Annotations/`) or an MDETR json, which knows no types. ids: of the
-    images to use. Raises DataError naming file and id: nothing to read, an id that the source lacks.
+    Args:
+        source: A Flickr30k Entities root (`Sentences/`, `Annotations/`), or an MDETR JSON, which has no types.
+        ids: Ids of the images to use; None uses all.
+
+    Returns:
+        The sentences, and the ids of all images of the source.
+
+    Raises:
+        DataError: There is nothing to find, or the source lacks one of `ids`.
     """
     source = Path(source)
-    everything = list(_from_root(source) if source.is_dir() else _from_mdetr(source))
-    known = frozenset(str(s.image_id) for s in everything)
-    wanted = known if ids is None else {str(i) for i in ids}
-    if missing := wanted - known:
-        raise DataError(f"{source}: no image {min(missing)}, which the list of ids asks for")
-    kept = [s for s in everything if s.phrases and str(s.image_id) in wanted]
-    if not kept:
+    sentences = list(_from_root(source) if source.is_dir() else _from_mdetr(source))
+    image_ids = frozenset(str(s.image_id) for s in sentences)
+    chosen = chosen_ids(ids, image_ids, source)
+    sentences = [s for s in sentences if s.phrases and str(s.image_id) in chosen]
+    if not sentences:
         raise DataError(f"{source}: no sentence has a phrase with a box")
-    return kept, known
+    return sentences, image_ids
 
 
 def _from_root(root: Path) -> Iterator[Sentence]:
@@ -102,20 +121,27 @@ def _number(stem: str) -> int | str:
     return int(stem) if re.fullmatch(r"\d+", stem) else stem
 
 
-def score_flickr(sentences: Sequence[Sentence], known: Collection[str], predictions: JsonSource) -> Scores:
-    """Recalls of ranked boxes: a list of `{"image_id", "sentence_id", "boxes": [per phrase: [[x1, y1, x2, y2], ...]]}`.
+def score_flickr(sentences: Sequence[Sentence], image_ids: Collection[str], predictions: JsonSource) -> Scores:
+    """Recalls of ranked boxes.
 
-    known: ids of all images of the source; predictions of those that are not asked for are passed over. Raises
-    DataError naming file and sentence: missing, unknown or there twice, a wrong number of phrases, boxes not finite.
+    Args:
+        sentences: The sentences to judge.
+        image_ids: Ids of all images of their source; predictions on the other images are skipped.
+        predictions: A file, or a list, of `{"image_id", "sentence_id", "boxes"}`, where `boxes` has a list
+            `[[x1, y1, x2, y2], ...]`, best first, for each phrase.
+
+    Raises:
+        DataError: A sentence is missing, unknown or there twice, has another number of phrases, or a box that is not
+            finite. The message names file and sentence.
     """
-    place = source_name(predictions, "predictions")
-    found = _read(predictions, place, {(str(s.image_id), s.number): s for s in sentences}, known)
+    source = source_name(predictions, "predictions")
+    boxes_of = _read(predictions, source, {(str(s.image_id), s.number): s for s in sentences}, image_ids)
     hits: dict[tuple[str, ...], list[bool]] = {}
     for sentence in sentences:
         key = str(sentence.image_id), sentence.number
-        if key not in found:
-            raise DataError(f"{place}: sentence {sentence.number} of image {sentence.image_id} is missing")
-        for phrase, boxes in zip(sentence.phrases, found[key], strict=True):
+        if key not in boxes_of:
+            raise DataError(f"{source}: sentence {sentence.number} of image {sentence.image_id} is missing")
+        for phrase, boxes in zip(sentence.phrases, boxes_of[key], strict=True):
             merged = np.concatenate([phrase.boxes[:, :2].min(0), phrase.boxes[:, 2:].max(0)])[None]
             for target, true in (("any_box", phrase.boxes), ("merged_box", merged)):
                 near = np.any(bx.iou(boxes, true) >= IOU, axis=1)
@@ -140,27 +166,28 @@ def score_flickr(sentences: Sequence[Sentence], known: Collection[str], predicti
 
 
 def _read(
-    predictions: JsonSource, place: str, expected: Mapping[tuple[str, int], Sentence], known: Collection[str]
+    predictions: JsonSource, source: str, expected: Mapping[tuple[str, int], Sentence], image_ids: Collection[str]
 ) -> dict[tuple[str, int], list[np.ndarray]]:
-    found: dict[tuple[str, int], list[np.ndarray]] = {}
-    asked = {image for image, _ in expected}
+    """The boxes for each phrase of each sentence, by image id and number."""
+    boxes_of: dict[tuple[str, int], list[np.ndarray]] = {}
+    judged = {image_id for image_id, _ in expected}
     for number, row in enumerate(iterate_entries(predictions)):
         try:
             key, lists = (str(row["image_id"]), int(row["sentence_id"])), row["boxes"]  # type: ignore[index, call-overload]
             tables = [np.array(boxes, np.float64).reshape(-1, 4) for boxes in lists]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{place}: entry {number} is not a sentence with boxes: {error!r}") from error
-        name = f"{place}: entry {number} (image {key[0]}, sentence {key[1]})"
-        if key[0] not in known:
+            raise DataError(f"{source}: entry {number} is not a sentence with boxes: {error!r}") from error
+        name = f"{source}: entry {number} (image {key[0]}, sentence {key[1]})"
+        if key[0] not in image_ids:
             raise DataError(f"{name}: no such image in the annotations")
-        if key[0] not in asked:
+        if key[0] not in judged:
             continue
-        if key in found:
+        if key in boxes_of:
             raise DataError(f"{name}: the sentence is there twice")
         count = len(expected[key].phrases) if key in expected else 0
         if len(tables) != count:
             raise DataError(f"{name}: {len(tables)} lists of boxes for {count} phrases that have a box")
         if not all(np.isfinite(table).all() for table in tables):
             raise DataError(f"{name}: a box is not finite")
-        found[key] = tables
-    return found
+        boxes_of[key] = tables
+    return boxes_of

@@ -1,9 +1,10 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: does the best box for an expression reach an IoU of 0.5 with the object meant."""
+"""RefCOCO, RefCOCO+ and RefCOCOg: does the best box for an expression reach an IoU of 0.5 with its object."""
 
 from __future__ import annotations
 
 import io
 import pickle
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,21 @@ from openglip.data.formats.coco import load_coco
 from openglip.errors import DataError
 from openglip.evaluation.coco import Scores
 from openglip.evaluation.matching import GroundTruth, Predictions, pair_iou, rank_in_runs
-from openglip.evaluation.read import STRICT, Annotations, Record
+from openglip.evaluation.read import STRICT, Annotations, Record, chosen_ids
 
 IOU = 0.5
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A text for one object of a picture. box: x, y, width, height in pixels."""
+    """A text for one object of an image.
+
+    Attributes:
+        id: The expression.
+        text: Its words.
+        file_name: Its image.
+        box: x, y, width, height of the object in pixels.
+    """
 
     id: object
     text: str
@@ -34,25 +42,26 @@ class Expression:
 def read_expressions(
     source: str | Path, split: str | None = None, ids: Collection[object] | None = None
 ) -> list[Expression]:
-    """The expressions of an MDETR json, where each image record is one expression, or of a folder as distributed.
+    """The expressions of an MDETR JSON, where each image record is one expression, or of a folder as distributed.
 
-    The folder holds `instances.json` and `refs(unc).p` (or another `refs*.p`, or `refs*.json`): an expression's id is
-    its `sent_id` there, and `split` ("val", "testA", ...) is needed. ids: of the expressions to use.
-    Raises DataError naming file and id.
+    Args:
+        source: The file, or a folder with `instances.json` and `refs(unc).p` (or another `refs*.p`, or `refs*.json`),
+            where an expression's id is its `sent_id`.
+        split: "val", "testA", ...: needed for a folder.
+        ids: Ids of the expressions to use; None uses all.
+
+    Raises:
+        DataError: A file is damaged, or an id occurs twice or is missing. The message names file and id.
     """
     source = Path(source)
-    found = list(_from_folder(source, split) if source.is_dir() else _from_mdetr(source))
-    seen: set[object] = set()
-    for one in found:
-        if one.id in seen:
-            raise DataError(f"{source}: expression id {one.id} occurs twice")
-        seen.add(one.id)
-    wanted = {str(i) for i in (seen if ids is None else ids)}
-    if missing := wanted - {str(i) for i in seen}:
-        raise DataError(f"{source}: no expression {min(missing)}, which the list of ids asks for")
-    if not found:
+    expressions = list(_from_folder(source, split) if source.is_dir() else _from_mdetr(source))
+    if not expressions:
         raise DataError(f"{source}: no expressions")
-    return [one for one in found if str(one.id) in wanted]
+    (most_common, times), *_ = Counter(expression.id for expression in expressions).most_common(1)
+    if times > 1:
+        raise DataError(f"{source}: expression id {most_common} occurs twice")
+    chosen = chosen_ids(ids, (expression.id for expression in expressions), source, "expression")
+    return [expression for expression in expressions if str(expression.id) in chosen]
 
 
 def _from_mdetr(path: Path) -> Iterator[Expression]:
@@ -90,7 +99,7 @@ def _from_folder(folder: Path, split: str | None) -> Iterator[Expression]:
         raise DataError(f"{files[0]}: not RefCOCO's references: {type(error).__name__} {error}") from error
 
 
-class _Plain(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         raise pickle.UnpicklingError(f"it holds {module}.{name}, only lists, dictionaries and texts are read")
 
@@ -98,26 +107,31 @@ class _Plain(pickle.Unpickler):
 def _plain_pickle(path: Path) -> object:
     """A pickle of built-in containers, which can't run code."""
     try:
-        return _Plain(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
         raise DataError(f"{path}: not a plain pickle: {error}") from error
 
 
-def as_annotations(expressions: Sequence[Expression], place: str) -> Annotations:
-    """Expressions as a table in which each is an image with one box, for reading results by "ref_id"."""
+def as_annotations(expressions: Sequence[Expression], source: str) -> Annotations:
+    """Expressions as a table in which each is an image with one box, for reading results by "ref_id".
+
+    Args:
+        expressions: The expressions.
+        source: Their file, for messages.
+    """
     records: list[Record] = [{"id": e.id, "file_name": e.file_name} for e in expressions]
     n = len(records)
     boxes = np.array([e.box for e in expressions], np.float64).reshape(n, 4)
     zeros = np.zeros(n, np.int64)
     truth = GroundTruth(np.arange(n), zeros, boxes, boxes[:, 2] * boxes[:, 3], zeros.astype(bool), zeros.astype(bool))
     index: Mapping[object, int] = {e.id: i for i, e in enumerate(expressions)}
-    return Annotations(place, tuple(records), (), (), index, {}, frozenset(), truth)
+    return Annotations(source, tuple(records), (), (), index, {}, frozenset(), truth)
 
 
-def score_refcoco(annotations: Annotations, found: Predictions) -> Scores:
-    """P@1: the share of expressions whose best box (of equal scores the first) is right; none found is a miss."""
-    order = np.lexsort((-found.scores, found.image))
-    best = found.take(order[rank_in_runs(found.image[order]) == 0])
+def score_refcoco(annotations: Annotations, predictions: Predictions) -> Scores:
+    """P@1: the fraction of expressions whose best box (of equal scores the first) is right; no box is a miss."""
+    order = np.lexsort((-predictions.scores, predictions.image))
+    best = predictions.take(order[rank_in_runs(predictions.image[order]) == 0])
     truth = annotations.truth.take(best.image)
     right = int((pair_iou(best.boxes, truth.boxes, truth.crowd) >= IOU).sum())
     total = len(annotations.images)

@@ -1,4 +1,4 @@
-"""Any data set that the readers know, as annotations to judge by."""
+"""A data set of any format, as annotations to judge by."""
 
 from __future__ import annotations
 
@@ -24,12 +24,24 @@ References = Mapping[object, ImageReference]
 def read_custom(
     source: JsonSource, ids: Iterable[object] | None, split: str | None, images: str | PathLike[str] | None
 ) -> tuple[Annotations, References]:
-    """Annotations, and the pictures where the reader knows them.
+    """The annotations of a data set of any format.
 
-    A COCO-style file keeps its own ids; in another format a category's id is its place in the sorted list of names,
-    from 0. Where a source labels only some classes (`info.source_categories` of a COCO file, a sample that is not
-    exhaustive), the others are not judged on its pictures.
-    Raises ConfigError when the split must be named, DataError for a data set without categories.
+    A COCO-style file keeps its ids; in another format a category's id is its position in the sorted list of names, from
+    0. Where a source labels only some classes (`info.source_categories` of a COCO file, a sample that is not
+    exhaustive), the others are not judged on its images.
+
+    Args:
+        source: The file or folder, or what `json.load` returns for a COCO-style file.
+        ids: Ids of the images to use; None uses all.
+        split: Which split, where the source holds several.
+        images: Folder or tar of the images, where they are not next to the annotations.
+
+    Returns:
+        The annotations, and the images by their ids, as far as the format's reader knows them.
+
+    Raises:
+        ConfigError: The split must be named.
+        DataError: The data set has no categories, or can't be read.
     """
     if not isinstance(source, (str, PathLike)) or (Path(source).is_file() and recognise(Path(source)) in (COCO, LVIS)):
         if split is not None:
@@ -44,7 +56,7 @@ def read_custom(
 
 
 def _judged_by_source(data: object, annotations: Annotations) -> Bools | None:
-    """images x classes, from the categories that each source of a merged COCO file labels."""
+    """Images x categories, from the categories that each source of a merged COCO file labels."""
     info = data.get("info") if isinstance(data, Mapping) else None
     listed = info.get("source_categories") if isinstance(info, Mapping) else None
     if not isinstance(listed, Mapping):
@@ -58,11 +70,11 @@ def _judged_by_source(data: object, annotations: Annotations) -> Bools | None:
 
 
 def _from_samples(
-    samples: Sequence[Sample], place: str, ids: Iterable[object] | None
+    samples: Sequence[Sample], source: str, ids: Iterable[object] | None
 ) -> tuple[Annotations, References]:
     names = sorted({name for sample in samples for name in sample.categories or ()})
     if not names:
-        raise DataError(f"{place}: no picture has categories, so there is nothing to judge by")
+        raise DataError(f"{source}: no image has categories, so there is nothing to judge by")
     index = {name: k for k, name in enumerate(names)}
     images = [{"id": s.image_id, "file_name": s.file_name, "height": s.size[0], "width": s.size[1]} for s in samples]
     rows = [
@@ -76,7 +88,7 @@ def _from_samples(
     judged[annotations.truth.image, annotations.truth.category] = True
     for sample in samples:
         if sample.image_id in annotations.image_index:
-            known = (sample.categories or ()) if sample.exhaustive else sample.negatives
-            judged[annotations.image_index[sample.image_id], [index[n] for n in known if n in index]] = True
-    annotations = replace(annotations, source=place, judged=None if judged.all() else judged)
+            labelled = (sample.categories or ()) if sample.exhaustive else sample.negatives
+            judged[annotations.image_index[sample.image_id], [index[n] for n in labelled if n in index]] = True
+    annotations = replace(annotations, source=source, judged=None if judged.all() else judged)
     return annotations, {s.image_id: s.image for s in samples if s.image_id in annotations.image_index}

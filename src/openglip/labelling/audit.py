@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import math
-import random
 import re
 from collections.abc import Iterator
 from importlib.resources import files
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from openglip.data.files import Files, image_content, read_json
+from openglip.data.sampling import uniform_sample
 from openglip.errors import DataError
 from openglip.files import StrPath, whole_file
 from openglip.images.read import read_image
@@ -46,7 +46,7 @@ def write_page(
     Raises:
         DataError: There are no such labels, or an image is missing.
     """
-    sample = _sample(Path(folder), count, threshold, seed)
+    sample = uniform_sample(_labels(Path(folder), threshold), count, seed)
     if not sample:
         raise DataError(f"{folder}: no label scores above {threshold}")
     sources = _ImageSources(Path(images))
@@ -112,17 +112,6 @@ def head_word(phrase: str) -> str:
 def _utf16_length(text: str) -> int:
     """The length of a text in JavaScript."""
     return len(text.encode("utf-16-le")) // 2
-
-
-def _sample(folder: Path, count: int, threshold: float, seed: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """A uniform sample of the labels of a run in one pass (Vitter's reservoir), in the order of the run."""
-    generator, reservoir = random.Random(seed), []
-    for number, label in enumerate(_labels(folder, threshold)):
-        if number < count:
-            reservoir.append((number, *label))
-        elif (index := generator.randint(0, number)) < count:
-            reservoir[index] = (number, *label)
-    return [(shard, line, region) for _, shard, line, region in sorted(reservoir, key=lambda entry: entry[0])]
 
 
 def _labels(folder: Path, threshold: float) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

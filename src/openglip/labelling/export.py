@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 from openglip.data.files import read_json
+from openglip.data.formats.label_studio import rectangle_value
 from openglip.errors import ConfigError, DataError, MissingExtraError, PromptError
 from openglip.files import StrPath, whole_file
 from openglip.labelling.manifest import Manifest
@@ -210,15 +211,7 @@ def _label_name(region: Mapping[str, Any], names: dict[str, list[list[int]]]) ->
 
 def _rectangle(result_id: str, name: str, region: Mapping[str, Any], height: int, width: int) -> Line:
     """A box in percent of the image."""
-    x1, y1, x2, y2 = region["bbox"]
-    value = {
-        "x": 100 * x1 / width,
-        "y": 100 * y1 / height,
-        "width": 100 * (x2 - x1) / width,
-        "height": 100 * (y2 - y1) / height,
-        "rotation": 0,
-        "rectanglelabels": [name],
-    }
+    value = rectangle_value(region["bbox"], height, width, name)
     target = {"from_name": "label", "to_name": "image", "original_width": width, "original_height": height}
     return {"id": result_id, "type": "rectanglelabels", **target, "value": value, "score": region["score"]}
 
