@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import subprocess
@@ -90,3 +91,28 @@ def test_slices_of_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"x\.tsv"):
             broken.read()
+
+
+def test_errors_name_the_file_and_not_its_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+
+    def fill_the_disk() -> None:
+        with whole_file(tmp_path / "full"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_to(path: Path) -> None:
+        with whole_file(path) as file:
+            file.write("x")
+
+    for call, name in (
+        (fill_the_disk, "full"),
+        (lambda: write_to(tmp_path / "folder"), "folder"),
+        (lambda: write_to(tmp_path / ("x" * 256)), "x" * 256),
+        (lambda: write_to(tmp_path / "folder" / "file" / "a"), "file"),
+    ):
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            call()
+        assert str(caught.value).endswith(f"{name}'")
+        assert ".tmp" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -74,7 +74,7 @@ def test_quoted_globs_mean_what_the_shell_makes_of_them(tmp_path: Path) -> None:
 
 def test_folders_without_images_are_refused_with_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ConfigError, match="no image in .*left out: 1 .txt files"):
+    with pytest.raises(ConfigError, match=r"no image in .*left out: 1 \.txt files"):
         found(tmp_path, ".")
 
 

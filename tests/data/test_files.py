@@ -4,8 +4,8 @@ import tarfile
 import pytest
 from data.small_sets import encoded, write, write_tar
 
-from openglip.data.files import DAMAGED, Files, read_json, read_lines, read_yaml, tar_members
-from openglip.errors import DataError
+from openglip.data.files import DAMAGED, Files, read_json, read_lines, read_names, read_yaml, tar_members
+from openglip.errors import DataError, PromptError
 
 
 def test_a_tar_and_its_folder_hold_the_same_files(tmp_path):
@@ -51,3 +51,41 @@ def test_errors_name_file_and_position(tmp_path):
     assert read_lines(write(tmp_path / "b.txt", b"\xef\xbb\xbf a \n\n b\n")) == ["a", "b"]
     with pytest.raises(DataError, match="No such file"):
         read_json(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names.txt", "cup \n\n  dining table\t\r\n"),
+        ("obj.names", "\ufeffcup\ndining table"),
+        ("names.json", '["cup", "dining table "]'),
+        ("list.txt", '["cup", "dining table"]'),
+        ("coco.json", '{"images": [], "categories": [{"id": 7, "name": "cup"}, {"id": 9, "name": "dining table"}]}'),
+        ("numbered.json", '{"0": "cup", "1": "dining table"}'),
+        ("data.yaml", "nc: 2\nnames:\n  0: cup\n  1: dining table\n"),
+        ("data.yml", "names: [cup, dining table]\n"),
+        ("flow.yaml", "{names: [cup, dining table]}\n"),
+        ("list.yaml", "- cup\n- dining table\n"),
+    ],
+)
+def test_names_are_read_from_every_form_of_list(tmp_path, name, content):
+    assert read_names(write(tmp_path / name, content)) == ["cup", "dining table"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("names.csv", "cup,table\n", "is a table"),
+        ("names.txt", "\n \n", "holds no name"),
+        ("names.json", "[1, 2]", "1 is not a name"),
+        ("names.json", '["cup"', "not json"),
+        ("names.json", '"cup"', "holds no list of names"),
+        ("data.yaml", "names: 3\n", "holds no list of names"),
+        ("data.yaml", "nc: 2\n", "2 is not a name"),
+        ("names.txt", "cup\ntable".encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_names_is_refused_by_name(tmp_path, name, content, message):
+    path = write(tmp_path / name, content)
+    with pytest.raises(PromptError, match=f"{name}.*{message}.*one per line"):
+        read_names(path)

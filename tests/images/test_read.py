@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 
 from openglip.errors import ImageError, ImageNotFoundError
 from openglip.files import FileSlice
-from openglip.images.read import image_size, is_one_image, read_image
+from openglip.images.read import image_size, image_suffixes, is_one_image, read_image
 
 
 @pytest.fixture
@@ -198,3 +200,35 @@ def test_damaged_files_give_pixels_or_an_image_error(picture: np.ndarray, format
             del damaged[generator.randrange(len(damaged)) :]
         with contextlib.suppress(ImageError):
             assert read_image(bytes(damaged)).shape[2] == 3
+
+
+def test_an_empty_path_is_refused_as_such() -> None:
+    with pytest.raises(ImageError, match=r"^'' is not a path: it is empty"):
+        read_image("")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe of POSIX")
+def test_an_image_through_a_named_pipe(picture: np.ndarray, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        pool.submit((tmp_path / "pipe").write_bytes, file.getvalue())
+        assert np.array_equal(read_image(tmp_path / "pipe"), picture)
+
+
+def test_every_suffix_is_of_a_format_that_can_be_read() -> None:
+    assert {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".jp2",
+    } <= image_suffixes()
+    assert not {".pdf", ".mpg", ".eps", ".txt", ".mp4"} & image_suffixes()

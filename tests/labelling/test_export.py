@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from labelling.stub import fast
+from PIL import Image
 
 from openglip.data.formats.odvg import read_odvg
 from openglip.data.formats.parquet import read_parquet
@@ -110,3 +111,20 @@ def test_an_unfinished_run_is_not_published(run: Path, tmp_path: Path) -> None:
 def _written(tasks: list, path: Path) -> Path:
     path.write_text(json.dumps(tasks))
     return path
+
+
+@pytest.mark.parametrize("prefix", ["/photos/", "/data/local-files/?d=", "https://host/"])
+def test_names_of_images_are_quoted_in_addresses(prefix: str, tmp_path: Path) -> None:
+    name = "a+b #1&2%.jpg"
+    Image.new("RGB", (60, 40)).save(tmp_path / name)
+    (tmp_path / "a+b #1&2%.txt").write_text("two dogs")
+    label(tmp_path, tmp_path / "run", model=fast, workers=0, labels=LabelSettings(chunker="rules"))
+    write_review_tasks(tmp_path / "run", tmp_path / "tasks.json", prefix=prefix)
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    assert task["data"]["image"] == prefix + (name if prefix == "/photos/" else "a%2Bb%20%231%262%25.jpg")
+
+
+def test_one_string_of_categories_is_split(pictures: Path, tmp_path: Path) -> None:
+    label(pictures, tmp_path, categories="woman; red coat", model=fast, workers=0, shard_size=16)
+    names = {region["phrase"] for line in lines(tmp_path) for region in line["grounding"]["regions"]}
+    assert names <= {"woman", "red coat"}

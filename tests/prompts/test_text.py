@@ -19,6 +19,7 @@ from openglip.prompts.text import (
     locate_phrases,
     parse_names,
     split_names,
+    warn_of_separators,
 )
 from openglip.prompts.tokens import tokenize
 
@@ -189,3 +190,36 @@ def test_prompt_variants(request: pytest.FixtureRequest) -> None:
         assert list(tokenize(caption).ids) == row["input_ids"]
         prompt = grounding_prompt(caption, spans)
         assert positions(prompt, list(range(1, len(spans) + 1))) == row["label_to_tokens_plus1"]
+
+
+SEPARATORS = [",", ";", "\n", "\r\n", "\u2028", "，", "、", "；", "。", "．", "،", "؛", ". ", ".. ", "...\n"]
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_every_separator_splits_one_string_and_is_warned_of_in_a_list(separator: str) -> None:
+    assert parse_names(f"cup{separator}dining table{separator}") == ["cup", "dining table"]
+    with pytest.warns(UserWarning, match="is one name of the list") as caught:
+        warn_of_separators(["cup", f"cup{separator}table", "cup, dog", "a, b", "c, d"])
+    assert len(caught) == 1
+    assert "(and 1 more)" in str(caught[0].message)
+
+
+def test_only_dots_are_no_name() -> None:
+    assert parse_names("... , .. ;\n。") == []
+
+
+def test_words_joined_by_a_full_stop_are_one_name_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="'cup.table' is one name: write a blank"):
+        assert parse_names("cup.table, dog") == ["cup.table", "dog"]
+
+
+def test_names_with_dots_that_separate_nothing_are_left_alone() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parse_names("v2.0 box, U.S. flag") == ["v2.0 box", "U.S", "flag"]
+        warn_of_separators(["St. Bernard", "v2.0 box", "U.S. flag", "traffic-light", "J. R. Smith"])
+
+
+def test_names_with_the_same_word_pieces_are_named_and_unknown_words_are_not() -> None:
+    with pytest.warns(UserWarning, match="'café' and 'Cafe'"):
+        check_names(["café", "Cafe", "猫", "狗"])

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from openglip.errors import PromptError
-from openglip.prompts.tokens import tokenize
+from openglip.prompts.tokens import tokenize, unknown_words, word_pieces
 
 
 def test_too_long_a_caption_is_an_error_unless_it_may_be_truncated() -> None:
@@ -33,3 +33,10 @@ def test_threads_agree() -> None:
     for thread in threads:
         thread.join()
     assert results == expected
+
+
+def test_unknown_words_are_those_that_all_become_the_same_piece() -> None:
+    assert unknown_words("a 🐱 on the 猫, café") == ["🐱", "猫"]
+    assert unknown_words("кошка, Katze, gato") == []
+    assert word_pieces("猫") != word_pieces("狗")
+    assert word_pieces("Café") == word_pieces("cafe")

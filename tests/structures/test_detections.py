@@ -213,3 +213,16 @@ def test_saved_files(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"the image is 5 x 5, these detections are of \(40, 60\)"):
         detections.plot(Image.new("RGB", (5, 5)))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_one_name_is_not_taken_apart() -> None:
+    assert some().filter(names="cat") == some().filter(names=["cat"])
+    assert len(some().filter(names="remote control"))
+    with pytest.raises(DataError, match="'dog' is not in the vocabulary"):
+        some().filter(names="dog")
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/a.jpg", "x" * 251 + ".jpg", "ŝ" * 125 + ".jpg"])
+def test_long_and_new_paths_are_written(name: str, tmp_path: Path) -> None:
+    some().save(tmp_path / name, np.zeros((40, 60, 3), np.uint8))
+    assert (tmp_path / name).exists()

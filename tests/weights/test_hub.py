@@ -13,7 +13,8 @@ import pytest
 from weights.hub_server import NAME, Hub, serve
 
 from openglip.errors import WeightsError, WeightsNotFoundError
-from openglip.weights.hub import cached, expected_hash, fetch
+from openglip.weights.hub import cache_dir, cached, expected_hash, fetch
+from openglip.weights.load import load_model
 from openglip.weights.records import RECORDS
 
 CONTENT = bytes(range(256)) * 4096 * 12  # 12 MiB; the client keeps what it has in steps of 10 MiB
@@ -123,3 +124,14 @@ def test_a_file_that_the_hub_lacks(hub: Hub) -> None:
 def test_a_model_without_released_weights_says_so() -> None:
     with pytest.raises(WeightsError, match="no weights of dyhead-t were released"):
         fetch(RECORDS["dyhead-t"])
+
+
+def test_a_user_without_a_home_folder_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "OPENGLIP_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without an entry in passwd
+    assert cache_dir().is_absolute()
+    assert "~" not in str(cache_dir())
+    assert cached(RECORDS["glip-t"]) is None
+    with pytest.raises(WeightsNotFoundError, match=r"~/my\.pth"):
+        load_model("glip-t", "~/my.pth")

@@ -113,3 +113,17 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
         next(model.parameters()).view(-1)[0] = float("nan")
     with pytest.raises(WeightsError, match="the weights of debug contain NaN or infinity in backbone"):
         check_finite(model, "debug")
+
+
+@pytest.mark.parametrize("name", [None, 5, b"nano", ""])
+def test_names_of_other_types_are_refused(name: object) -> None:
+    for arguments in ((name,), ("debug", name))[: 1 if name is None else 2]:
+        with pytest.raises(ConfigError, match=r"(name|weights) is .*give a model's name"):
+            load_model(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_quantised_weights_are_refused(tmp_path: Path, state: State, dtype: torch.dtype) -> None:
+    write_safetensors(tmp_path / "w.safetensors", {k: v.to(dtype) for k, v in state.items()}, {"model": "debug"})
+    with pytest.raises(WeightsError, match="of another type"):
+        load_model(tmp_path / "w.safetensors")

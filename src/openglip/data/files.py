@@ -165,12 +165,7 @@ def read_json(path: StrPath) -> object:
 
 def read_yaml(path: StrPath) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises DataError that names the file."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not yaml: {error}") from error
+    content = _any_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: no mapping")
     return content
@@ -179,6 +174,15 @@ def read_yaml(path: StrPath) -> dict[str, Any]:
 def read_lines(path: StrPath) -> list[str]:
     """The lines of a text file that are not blank, stripped. Raises DataError that names the file."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def _any_yaml(path: StrPath) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not yaml: {error}") from error
 
 
 def read_names(path: StrPath) -> list[str]:
@@ -195,8 +199,9 @@ def read_names(path: StrPath) -> list[str]:
         if suffix in (".csv", ".tsv", ".xls", ".xlsx"):
             raise DataError(f"{path} is a table")
         text = read_text(path)
-        if suffix in (".json", ".yaml", ".yml") or text.lstrip()[:1] in ("[", "{"):
-            content: Any = read_json(path) if text.lstrip()[:1] in ("[", "{") else read_yaml(path)
+        is_yaml = suffix in (".yaml", ".yml")
+        if is_yaml or suffix == ".json" or text.lstrip()[:1] in ("[", "{"):
+            content: Any = _any_yaml(path) if is_yaml else read_json(path)
             if isinstance(content, dict):
                 content = content.get("names", content.get("categories", content))
             items = content.values() if isinstance(content, dict) else content

@@ -165,6 +165,7 @@ class _Run:
         Raises:
             ConfigError: The title calls a system zero-shot that was trained on the benchmark's data.
         """
+        training_data = [training_data] if isinstance(training_data, str) else training_data
         overlap = training_overlap(self.benchmark, training_data, self.image_ids, self.annotations_sha256)
         claims_zero_shot = "zeroshot" in (self.title or "").casefold().replace("-", "").replace(" ", "")
         if claims_zero_shot and overlap.zero_shot is False:

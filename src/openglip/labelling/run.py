@@ -23,7 +23,7 @@ from openglip.labelling.shards import LabelSettings, label_shard
 from openglip.labelling.teacher import Agreement, Model, Teacher, TeacherSettings, build_detector
 from openglip.predict.options import DetectArguments, DetectOptions
 from openglip.prompts.phrases import resolve_chunker
-from openglip.prompts.text import check_names
+from openglip.prompts.text import check_names, parse_names
 from openglip.runtime import Precision, Progress, gpu_count, num_threads, processor_count, set_num_threads
 
 Engine = Literal["local", "ray"]
@@ -73,7 +73,7 @@ def label(
     *,
     model: Model = "nano",
     weights: StrPath | None = None,
-    categories: Sequence[str] | None = None,
+    categories: str | Sequence[str] | None = None,
     images: StrPath | None = None,
     workers: int | None = None,
     engine: Engine = "local",
@@ -163,12 +163,14 @@ def label(
 def _prepare(
     model: Model,
     weights: StrPath | None,
-    categories: Sequence[str] | None,
+    categories: str | Sequence[str] | None,
     teacher: TeacherSettings,
     labels: LabelSettings,
     folder: Path,
 ) -> tuple[LabelJob, dict[str, Any]]:
     """The job, and the settings that the output depends on."""
+    if isinstance(categories, str):
+        categories = parse_names(categories)
     if categories is not None:
         check_names(categories)
     detector = build_detector(model, weights, teacher.device, teacher.precision)

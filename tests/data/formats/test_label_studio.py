@@ -1,3 +1,6 @@
+from urllib.parse import quote
+
+import pytest
 from data.small_sets import encoded, format_of, read_only, write
 
 from openglip.data.findings import Findings
@@ -63,3 +66,17 @@ def test_label_studio_tasks_that_are_not_labelled_are_no_negatives(tmp_path):
         ("malformed", "polygon"),
         ("malformed", "both"),
     ]
+
+
+NAMES = ["plain.png", "a+b.png", "a#1.png", "tom&jerry.png", "what?.png", "two  blanks.png", "100%25.png", "猫.png"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("address", ["{}", "/data/local-files/?d={quoted}", "https://host/{quoted}", "{quoted}"])
+def test_images_are_found_by_any_name_in_any_address(tmp_path, name, address):
+    write(tmp_path / name, encoded())
+    value = {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["cat"]}
+    results = [{"type": "rectanglelabels", "original_width": 100, "original_height": 80, "value": value}]
+    task = {"id": 1, "data": {"image": address.format(name, quoted=quote(name))}, "annotations": [{"result": results}]}
+    (sample,) = read_label_studio(write(tmp_path / "tasks.json", [task]))
+    assert sample.image == str(tmp_path / name)
