@@ -32,7 +32,7 @@ from openglip.files import whole_file
 from openglip.images.read import read_image
 from openglip.model.head import TextFeatures
 from openglip.nano.model import GRID, Nano
-from openglip.nano.second_stage import CANDIDATES, SecondStage, sample_features
+from openglip.nano.second_stage import CANDIDATES, SecondStage, phrase_candidates, sample_features
 from openglip.predict.detector import Detector
 from openglip.predict.text import TextEncoder
 from openglip.prompts.tokens import tokenize
@@ -86,7 +86,7 @@ def run_first_stage(detector: Detector, picture: Picture, content: bytes) -> Fir
         outputs = model.align(pyramid, TextFeatures(hidden[None], mask[None]))
         words.append(model.phrase_features(pyramid, hidden, prompt.token_map))
         none = [0.0] * len(prompt.labels)
-        candidates = model.phrase_candidates(outputs, 0, prompt.token_map, image.network_size, none)
+        candidates = phrase_candidates(model, outputs, 0, prompt.token_map, image.network_size, none)
         for label, row in enumerate(prompt.labels.tolist()):
             best = (candidates.labels == label).nonzero()[:CANDIDATES, 0]
             boxes[row, : len(best)], scores[row, : len(best)] = candidates.boxes[best], candidates.scores[best]

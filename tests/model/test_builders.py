@@ -17,7 +17,7 @@ from openglip.training.loop import batch_losses
 from openglip.training.losses import GroundingCriterion
 from openglip.weights.load import build_model, model_builder
 
-OFFICIAL_COUNTS = {  # GLIP_SPEC 1.2, measured on the official code
+OFFICIAL_COUNTS = {  # docs/spec.md 1.2, measured on the official code
     "glip-t-a": 151_430_526,
     "glip-t-b": 231_780_222,
     "glip-t": 231_780_222,

@@ -23,15 +23,7 @@ from openglip.model.contract import Model
 from openglip.model.head import HeadOutputs, TextFeatures
 from openglip.model.linear import convolve
 from openglip.model.mode import is_plain
-from openglip.model.postprocess import (
-    Aggregation,
-    ScoredBoxes,
-    TokenMap,
-    best_candidates,
-    class_scores,
-    join_boxes,
-    suppress,
-)
+from openglip.model.postprocess import Aggregation, ScoredBoxes, TokenMap, join_boxes, suppress
 from openglip.model.workers import Workers
 from openglip.nano.geometry import (
     DETECTOR_GRID,
@@ -49,11 +41,10 @@ from openglip.nano.geometry import (
 )
 from openglip.nano.layers import ConvBlock, TextToImageAttention, without_autocast
 from openglip.nano.mobilenet import MobileNetV2
-from openglip.nano.second_stage import CANDIDATES, SecondStage
+from openglip.nano.second_stage import CANDIDATES, SecondStage, phrase_candidates
 from openglip.nano.text import TEXT_DIM, class_synonyms, encode_segments, text_encoder, word_mask
 from openglip.nano.yolox import CLASSES, Yolox, upsample
 
-PHRASE_CANDIDATES_PER_LEVEL = 100
 BLOCK_WIDTH = 96
 MIN_DETECTOR_SCORE = 0.01  # scores far below it carry no information
 CENTERNESS_POWER = 0.7  # below 1: centerness weighs a little less in the final score than its loss suggests
@@ -344,55 +335,11 @@ class Nano(nn.Module, Model):
         outputs = self.align(pyramid, text)
         boxes = []
         for i, (token_map, size) in enumerate(zip(token_maps, image_sizes, strict=True)):
-            candidates = self.phrase_candidates(outputs, i, token_map, size, thresholds[i], nms_iou)
+            candidates = phrase_candidates(self, outputs, i, token_map, size, thresholds[i], nms_iou)
             levels = [level[i : i + 1] for level in pyramid]
             refined = self.refine_phrases(candidates, levels, text.hidden[i][text.mask[i]], token_map, size)
             boxes.append(suppress(refined, nms_iou))
         return boxes
-
-    def phrase_candidates(
-        self,
-        outputs: HeadOutputs,
-        image: int,
-        token_map: TokenMap,
-        image_size: tuple[int, int],
-        thresholds: Sequence[float],
-        nms_iou: float = 0.6,
-    ) -> ScoredBoxes:
-        """The boxes that the second stage refines.
-
-        Each phrase's boxes are chosen and suppressed by themselves, so that no phrase displaces another's.
-
-        Args:
-            outputs: Of a batch.
-            image: Number of the image in the batch.
-            token_map: The tokens of each phrase.
-            image_size: (height, width) without padding, in pixels of the network's input.
-            thresholds: Of each phrase; one whose best box does not exceed its threshold has no boxes.
-            nms_iou: Overlap above which the lower of two boxes is suppressed.
-
-        Returns:
-            Boxes phrase by phrase, the best of each first.
-        """
-        anchors = self.anchors(outputs.sizes, device=outputs.logits.device)
-        scores = class_scores(outputs.logits[image], token_map, self.aggregation)
-        parts = [ScoredBoxes(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))]
-        for phrase, threshold in enumerate(thresholds):
-            candidates = best_candidates(
-                scores[:, phrase : phrase + 1],
-                outputs.box_regression[image],
-                outputs.centerness[image],
-                anchors,
-                outputs.sizes,
-                image_size,
-                score_cut=self.score_cut,
-                per_level=PHRASE_CANDIDATES_PER_LEVEL,
-                coder=self.coder,
-            )
-            if len(candidates.scores) and candidates.scores.max() > threshold:
-                remaining = suppress(candidates, nms_iou)
-                parts.append(remaining._replace(labels=remaining.labels + phrase))
-        return join_boxes(parts)
 
     def refine_phrases(
         self,

@@ -13,13 +13,64 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from openglip.model.contract import Model
+from openglip.model.head import HeadOutputs
+from openglip.model.postprocess import ScoredBoxes, TokenMap, best_candidates, class_scores, join_boxes, suppress
+
 CANDIDATES = 32  # boxes of a phrase that are refined
+CANDIDATES_PER_LEVEL = 100  # boxes of a phrase that are chosen on each level, before suppression
 GRID_POINTS = 5  # sample points a side: a grid of 5 x 5
 GRID_REACH = 1.25  # outermost sample point, as a multiple of the distance from a box's centre to its border
 LEVEL_SIDES = (60.0, 133.0)  # box sides in pixels from which the next coarser level is sampled
 OFFSET_SCALE = 0.2  # share of a box's side by which an output of 1 moves it
 # Fraction of the predicted offset applied to every box but the best. At 1.0 several boxes collapse on to one object.
 OTHER_BOXES_STEP = 0.6
+
+
+def phrase_candidates(
+    model: Model,
+    outputs: HeadOutputs,
+    image: int,
+    token_map: TokenMap,
+    image_size: tuple[int, int],
+    thresholds: Sequence[float],
+    nms_iou: float = 0.6,
+) -> ScoredBoxes:
+    """The boxes that the second stage refines.
+
+    Each phrase's boxes are chosen and suppressed by themselves, so that no phrase displaces another's.
+
+    Args:
+        model: Its anchors, box code and score cut are used.
+        outputs: Of a batch.
+        image: Number of the image in the batch.
+        token_map: The tokens of each phrase.
+        image_size: (height, width) without padding, in pixels of the network's input.
+        thresholds: Of each phrase; one whose best box does not exceed its threshold has no boxes.
+        nms_iou: Overlap above which the lower of two boxes is suppressed.
+
+    Returns:
+        Boxes phrase by phrase, the best of each first.
+    """
+    anchors = model.anchors(outputs.sizes, device=outputs.logits.device)
+    scores = class_scores(outputs.logits[image], token_map, model.aggregation)
+    parts = [ScoredBoxes(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))]
+    for phrase, threshold in enumerate(thresholds):
+        candidates = best_candidates(
+            scores[:, phrase : phrase + 1],
+            outputs.box_regression[image],
+            outputs.centerness[image],
+            anchors,
+            outputs.sizes,
+            image_size,
+            score_cut=model.score_cut,
+            per_level=CANDIDATES_PER_LEVEL,
+            coder=model.coder,
+        )
+        if len(candidates.scores) and candidates.scores.max() > threshold:
+            remaining = suppress(candidates, nms_iou)
+            parts.append(remaining._replace(labels=remaining.labels + phrase))
+    return join_boxes(parts)
 
 
 def sample_points(boxes: Tensor) -> Tensor:

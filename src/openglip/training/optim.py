@@ -1,4 +1,4 @@
-"""Which parameter learns how fast: groups, schedules, averaged weights, frozen parts. Source: GLIP_SPEC 8.3, 9.4."""
+"""Which parameter learns how fast: groups, schedules, averaged weights, frozen parts. Source: docs/spec.md 8.3, 9.4."""
 
 from __future__ import annotations
 

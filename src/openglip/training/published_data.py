@@ -97,7 +97,7 @@ def imagenet_boxes(recipe: Recipe, copies: float) -> Source:
 
 
 def coco(recipe: Recipe) -> list[Source]:
-    """COCO 2017 train; all 80 names in one prompt, in their order (GLIP_SPEC 9.2)."""
+    """COCO 2017 train; all 80 names in one prompt, in their order (docs/spec.md 9.2)."""
     return [Source("coco", list(_coco_samples(recipe)), partial(detection_prompt_of_all, shuffle=False))]
 
 

@@ -1,6 +1,6 @@
 """The published recipes, and the two-minute `debug`. Docstrings are lab notes: data, score, hardware, hours, command.
 
-What lies where in a recipe's `data`: `published_data`. Sources: S: GLIP_SPEC 11.1 and 11.2 (published files and the
+What lies where in a recipe's `data`: `published_data`. Sources: S: docs/spec.md 11.1 and 11.2 (published files and the
 repository's table); H: hours on V100 = images seen / (images a second and card of the paper's table 7).
 Official mixed precision is fp16; `--set precision=bf16` on cards that have it. batch_size is global:
 `torchrun --nproc_per_node 8 -m openglip.cli.main train NAME` shares it out, `accumulate` fits it into less memory.

@@ -64,7 +64,7 @@ class WeightsRecord:
 def _read_records() -> list[WeightsRecord]:
     """The table `records.json` beside this file; the first record of a model is what `openglip.load` takes."""
     records: list[WeightsRecord] = []
-    for row in json.loads((files(__package__) / "records.json").read_text("utf-8")):
+    for row in json.loads((files("openglip.weights") / "records.json").read_text("utf-8")):
         lists = {key: tuple(row[key]) for key in ("training_data", "embedded") if key in row}
         figures = tuple(Figure(**figure) for figure in row.get("figures", ()))
         records.append(WeightsRecord(**{**row, **lists, "figures": figures}))
