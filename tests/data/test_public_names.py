@@ -17,7 +17,7 @@ FUNCTIONS = ("read", "check", "convert", "render")
 MODULES = sorted(
     "openglip.data." + path.relative_to(Path(data.__file__).parent).with_suffix("").as_posix().replace("/", ".")
     for path in Path(data.__file__).parent.rglob("*.py")
-    if path.name not in ("__init__.py", "pack.py")
+    if path.name != "__init__.py"
 )
 
 
