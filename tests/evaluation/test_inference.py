@@ -23,6 +23,7 @@ from openglip.evaluation.inference import EvaluatedImage, predict_chunks
 from openglip.model.glip import GLIP
 from openglip.model.head import Head
 from openglip.predict.detector import Detector
+from openglip.predict.options import DetectOptions
 from openglip.weights.files import write_safetensors
 
 NAMES = [f"{colour} {thing}" for colour in ("red", "blue", "green", "old") for thing in ("car", "cup", "dog")]
@@ -86,7 +87,7 @@ def test_caps_of_a_prompt_and_of_a_picture(fused: Detector, monkeypatch: pytest.
     joint = fused.detect(PICTURE, NAMES, threshold=0, top_k=5, chunk_size=4)
     assert len(joint) == 5
     monkeypatch.setattr(inference, "PER_PROMPT", 5)
-    predict = predict_chunks(NAMES, list(range(12)), chunk_size=4)
+    predict = predict_chunks(NAMES, list(range(12)), DetectOptions(), chunk_size=4)
     (rows,) = predict(fused, [EvaluatedImage(1, encoded(PICTURE))])
     per_prompt = np.bincount([row["category_id"] // 4 for row in rows], minlength=3)
     assert per_prompt.tolist() == [5, 5, 5]

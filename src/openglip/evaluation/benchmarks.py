@@ -30,32 +30,33 @@ from openglip.evaluation.read import (
     iterate_results,
     read_annotations,
     read_results,
-    source_name,
     source_sha256,
 )
 from openglip.evaluation.refcoco import as_annotations, read_expressions, score_refcoco
 from openglip.evaluation.samples import read_custom
 from openglip.files import StrPath
+from openglip.predict.options import DetectOptions
 from openglip.prompts.tables import PromptTable
 from openglip.structures.sample import ImageReference
 
 Benchmark = Literal["coco", "coco-ov", "lvis", "flickr30k", "odinw", "refcoco", "custom"]
+Ids = Sequence[object] | None
 LVIS_CHUNK = 40  # names per prompt in GLIP's evaluation
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Options of `openglip.evaluate` that some benchmarks have; see there."""
+    """Options of `openglip.evaluate` that some benchmarks have, and those of detection; see there."""
 
     split: str | None = None
     prompts: PromptTable | None = None
     sets: str | None = None
     labelled_only: bool = False
     plus_one: bool = False
-    chunk_size: int | None = None
-    batch_size: int = 1
+    detect: DetectOptions = field(default_factory=DetectOptions)
 
 
+FIXED = ("threshold", "top_k", "on_error")  # by the protocols of the benchmarks
 BENCHMARKS_WITH: dict[str, tuple[Benchmark, ...]] = {
     "split": ("lvis", "odinw", "refcoco", "custom"),
     "prompts": ("odinw",),
@@ -64,6 +65,7 @@ BENCHMARKS_WITH: dict[str, tuple[Benchmark, ...]] = {
     "plus_one": ("coco",),
     "chunk_size": ("coco", "lvis", "odinw", "custom"),
     "batch_size": ("coco", "coco-ov", "odinw", "custom"),
+    "distractors": ("coco", "coco-ov", "lvis", "odinw", "custom"),
 }
 
 
@@ -73,18 +75,17 @@ class BenchmarkSet:
 
     Attributes:
         name: Name of the set, and of its file of predictions.
-        files: File names by image id (for RefCOCO by the id of the expression).
+        files: File names by image id (for RefCOCO by the id of the expression), with or without suffix.
         protocol: Scoring settings, for the report.
         inference: Inference settings, for the report.
         predictor: Runs a detector.
         score: Scores predictions, in a file or parsed.
         annotations: The annotations, of benchmarks with categories and RefCOCO.
         scored_boxes: The true and the predicted boxes that are scored, of benchmarks with categories.
-        prompts: Sentences or the expression to ground, by image id.
+        prompts: Sentences or the text of the expression to ground, by image id.
         folder: Folder of the images, where the annotations imply it.
         references: Where images are, by image id, where the annotations say it.
         digest: Digest of the annotations where they are not one file.
-        any_suffix: Whether image files may have another suffix than `files` says.
     """
 
     name: str
@@ -99,15 +100,10 @@ class BenchmarkSet:
     folder: Path | None = None
     references: Mapping[object, ImageReference] = field(default_factory=dict)
     digest: str | None = None
-    any_suffix: bool = False
 
 
 def benchmark_sets(
-    benchmark: Benchmark,
-    source: JsonSource,
-    ids: Sequence[object] | None,
-    options: BenchmarkOptions,
-    images: StrPath | None = None,
+    benchmark: Benchmark, source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None = None
 ) -> list[BenchmarkSet]:
     """The sets of a benchmark.
 
@@ -119,25 +115,34 @@ def benchmark_sets(
         images: Folder or tar of the images, for formats whose reader needs it.
 
     Raises:
-        ConfigError: An option belongs to other benchmarks.
+        ConfigError: An option is fixed, or belongs to other benchmarks.
         DataError: The annotations can't be used.
     """
-    for option in fields(options):
-        benchmarks = BENCHMARKS_WITH[option.name]
-        if getattr(options, option.name) != option.default and benchmark not in benchmarks:
-            raise ConfigError(f"{option.name} is an option of {', '.join(benchmarks)}, not of {benchmark}")
+    for name in [*_changed(options), *_changed(options.detect)]:
+        if name in FIXED:
+            raise ConfigError(f"{name} is fixed by the protocol of {benchmark}: leave it out")
+        if name in BENCHMARKS_WITH and benchmark not in BENCHMARKS_WITH[name]:
+            raise ConfigError(f"{name} is an option of {', '.join(BENCHMARKS_WITH[name])}, not of {benchmark}")
     if benchmark in ("flickr30k", "refcoco", "odinw") and not isinstance(source, (str, PathLike)):
         raise ConfigError(f"{benchmark} needs a path, not parsed annotations")
-    makers: dict[str, Callable[..., list[BenchmarkSet]]] = {
-        "coco": _coco,
-        "custom": partial(_custom, images=images),
-        "coco-ov": _coco_ov,
-        "lvis": _lvis,
-        "flickr30k": _flickr,
-        "odinw": _odinw,
-        "refcoco": _refcoco,
+    makers: dict[Benchmark, Callable[..., list[BenchmarkSet]]] = {
+        **{"coco": _coco, "coco-ov": _coco_ov, "lvis": _lvis, "custom": _custom},
+        **{"flickr30k": _flickr, "odinw": _odinw, "refcoco": _refcoco},
     }
-    return makers[benchmark](source, ids, options)
+    return makers[benchmark](source, ids, options, images)
+
+
+def _changed(options: BenchmarkOptions | DetectOptions) -> list[str]:
+    """Names of the options that do not have their default values."""
+    default = type(options)()
+    names = [option.name for option in fields(options)]
+    return [n for n in names if n != "detect" and getattr(options, n) != getattr(default, n)]
+
+
+def _inference(options: DetectOptions, **settings: object) -> dict[str, object]:
+    """Inference settings for the report: those given, and the options of detection that were changed."""
+    changed = {name: getattr(options, name) for name in _changed(options) if name not in ("chunk_size", "batch_size")}
+    return {**settings, **changed}
 
 
 def _category_set(
@@ -170,44 +175,42 @@ def _category_set(
     def read(predictions: JsonSource) -> Predictions:
         return read_results(select(predictions), annotations)
 
-    inference = {
-        "names": searched,
-        "prompt": ["".join(w) for w in wordings] if wordings else 'names cleaned and joined by ". "',
-        "chunk_size": options.chunk_size or "as many names as fit a prompt",
-        "threshold": "0: the model's own cut before centerness alone",
-        "batch_size": options.batch_size,
-    }
+    detect = replace(options.detect, batch_size=options.detect.batch_size or 1)
+    inference = _inference(
+        options.detect,
+        names=searched,
+        prompt=["".join(w) for w in wordings] if wordings else 'names cleaned and joined by ". "',
+        chunk_size=detect.chunk_size or "as many names as fit a prompt",
+        threshold="0: the model's own cut before centerness alone",
+        batch_size=detect.batch_size,
+    )
     return BenchmarkSet(
         name=name,
         files={image["id"]: str(image.get("file_name", image["id"])) for image in annotations.images},
         protocol={"images": len(annotations.images), "objects": len(annotations.truth.image)},
         inference=inference,
-        predictor=predict_categories(
-            searched, ids, wordings=wordings, chunk_size=options.chunk_size, batch_size=options.batch_size
-        ),
+        predictor=predict_categories(searched, ids, detect, wordings=wordings),
         score=lambda predictions: score(annotations, read(predictions)),
         annotations=annotations,
         scored_boxes=lambda predictions: (annotations.truth, read(predictions)),
     )
 
 
-def _coco(source: JsonSource, ids: Sequence[object] | None, options: BenchmarkOptions) -> list[BenchmarkSet]:
+def _coco(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
     return [_category_set(read_annotations(source, ids), partial(score_coco, plus_one=options.plus_one), options)]
 
 
-def _custom(
-    source: JsonSource, ids: Sequence[object] | None, options: BenchmarkOptions, images: StrPath | None
-) -> list[BenchmarkSet]:
+def _custom(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
     annotations, references = read_custom(source, ids, options.split, images)
 
     def scored_boxes(predictions: JsonSource) -> tuple[GroundTruth, Predictions]:
         return annotations.truth, judged_predictions(annotations, read_results(predictions, annotations))
 
-    benchmark_set = _category_set(annotations, score_custom, options)
-    return [replace(benchmark_set, scored_boxes=scored_boxes, references=references)]
+    whole = _category_set(annotations, score_custom, options)
+    return [replace(whole, scored_boxes=scored_boxes, references=references)]
 
 
-def _coco_ov(source: JsonSource, ids: Sequence[object] | None, options: BenchmarkOptions) -> list[BenchmarkSet]:
+def _coco_ov(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
     annotations, labelled_only = read_annotations(source, ids), options.labelled_only
     base, novel = ov_categories(annotations)
 
@@ -218,55 +221,50 @@ def _coco_ov(source: JsonSource, ids: Sequence[object] | None, options: Benchmar
     return [replace(_category_set(annotations, score, options, categories=base + novel), scored_boxes=scored_boxes)]
 
 
-def _lvis(source: JsonSource, ids: Sequence[object] | None, options: BenchmarkOptions) -> list[BenchmarkSet]:
+def _lvis(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
     if options.split not in (None, "val", "minival"):
         raise ConfigError(f"lvis has the splits val (all images of the file) and minival, not {options.split!r}")
     minival = options.split == "minival"
     annotations = read_annotations(source, ids, keep=in_minival if minival else lambda image: True, federated=True)
-    chunk_size = options.chunk_size or LVIS_CHUNK
-
-    def file_name(image: Mapping[str, object]) -> str:
-        return "/".join(str(image.get("coco_url") or image.get("file_name")).split("/")[-2:])
-
-    benchmark_set = _category_set(annotations, score_coco, options)
+    chunk_size = options.detect.chunk_size or LVIS_CHUNK
+    category_ids = [category["id"] for category in annotations.categories]
+    urls = {image["id"]: str(image.get("coco_url") or image.get("file_name")) for image in annotations.images}
     split = "minival: the images whose url lies in val2017" if minival else "all images of the file"
+    whole = _category_set(annotations, score_coco, options)
     return [
         replace(
-            benchmark_set,
-            files={image["id"]: file_name(image) for image in annotations.images},
-            protocol={**benchmark_set.protocol, "split": split},
-            inference={**benchmark_set.inference, "chunk_size": chunk_size, "boxes_per_prompt": 300},
-            predictor=predict_chunks(annotations.names, [c["id"] for c in annotations.categories], chunk_size),
+            whole,
+            files={image_id: "/".join(url.split("/")[-2:]) for image_id, url in urls.items()},
+            protocol={**whole.protocol, "split": split},
+            inference={**whole.inference, "chunk_size": chunk_size, "boxes_per_prompt": 300},
+            predictor=predict_chunks(annotations.names, category_ids, options.detect, chunk_size),
             score=lambda predictions: score_lvis(annotations, iterate_results(predictions, annotations)),
             scored_boxes=lambda predictions: standard_boxes(annotations, iterate_results(predictions, annotations)),
         )
     ]
 
 
-def _flickr(source: str | PathLike[str], ids: Sequence[object] | None, options: BenchmarkOptions) -> list[BenchmarkSet]:
-    sentences, all_ids = read_sentences(Path(source), ids)
+def _flickr(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
+    sentences, all_ids = read_sentences(source, ids)
     by_image: dict[object, list[Sentence]] = {}
     for sentence in sentences:
         by_image.setdefault(sentence.image_id, []).append(sentence)
+    prompt, cap = "the sentence, its phrases from the annotated spans", "100 boxes over all phrases of a sentence"
     return [
         BenchmarkSet(
             name="predictions",
-            files={image_id: f"{image_id}.jpg" for image_id in by_image},
+            files={image_id: str(image_id) for image_id in by_image},
             protocol={},
-            inference={
-                "prompt": "the sentence, its phrases from the annotated spans",
-                "cap": "100 boxes over all phrases of a sentence",
-            },
-            predictor=predict_sentences,
+            inference=_inference(options.detect, prompt=prompt, cap=cap),
+            predictor=predict_sentences(options.detect),
             score=lambda predictions: score_flickr(sentences, all_ids, predictions),
             prompts=by_image,
             digest=_digest(sentences),
-            any_suffix=True,
         )
     ]
 
 
-def _odinw(source: str | PathLike[str], ids: Sequence[object] | None, options: BenchmarkOptions) -> list[BenchmarkSet]:
+def _odinw(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
     if ids is not None:
         raise ConfigError("odinw takes no list of ids: its sets are evaluated as a whole")
     set_files, missing = find_sets(Path(source), options.sets, options.split)
@@ -276,40 +274,30 @@ def _odinw(source: str | PathLike[str], ids: Sequence[object] | None, options: B
         annotations = read_annotations(files.annotations)
         names, wordings = names_and_wordings(files.info, annotations.names, table)
         select = partial(predictions_of, name=files.name, alone=len(set_files) == 1)
-        benchmark_set = _category_set(
+        whole = _category_set(
             annotations, score_coco, options, name=files.name, names=names, wordings=wordings, select=select
         )
-        protocol = {
-            "annotations": str(files.annotations),
-            "split": files.split,
-            "prompts": table,
-            "sets_missing": missing,
-        }
-        result.append(
-            replace(
-                benchmark_set,
-                protocol={**benchmark_set.protocol, **protocol},
-                folder=files.images,
-                digest=source_sha256(files.annotations),
-            )
-        )
+        origin = {"annotations": str(files.annotations), "split": files.split, "prompts": table}
+        protocol = {**whole.protocol, **origin, "sets_missing": missing}
+        digest = source_sha256(files.annotations)
+        result.append(replace(whole, protocol=protocol, folder=files.images, digest=digest))
     return result
 
 
-def _refcoco(
-    source: str | PathLike[str], ids: Sequence[object] | None, options: BenchmarkOptions
-) -> list[BenchmarkSet]:
-    expressions = read_expressions(Path(source), options.split, ids)
-    annotations = as_annotations(expressions, source_name(source, "annotations"))
+def _refcoco(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
+    expressions = read_expressions(source, options.split, ids)
+    annotations = as_annotations(expressions, str(source))
     return [
         BenchmarkSet(
             name="predictions",
             files={expression.id: expression.file_name for expression in expressions},
             protocol={"split": options.split} if options.split else {},
-            inference={"prompt": "the expression as one phrase", "cap": "10 boxes of an expression"},
-            predictor=predict_expressions,
+            inference=_inference(
+                options.detect, prompt="the expression as one phrase", cap="10 boxes of an expression"
+            ),
+            predictor=predict_expressions(options.detect),
             score=lambda predictions: score_refcoco(annotations, read_results(predictions, annotations, key="ref_id")),
-            prompts={expression.id: expression for expression in expressions},
+            prompts={expression.id: expression.text for expression in expressions},
             digest=_digest(expressions),
         )
     ]

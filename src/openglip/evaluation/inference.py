@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openglip.data.files import Files, read_json
 from openglip.errors import ConfigError, DataError
 from openglip.evaluation.coco import MAX_DETECTIONS
-from openglip.evaluation.flickr import Sentence
-from openglip.evaluation.refcoco import Expression
 from openglip.files import StrPath, whole_file
+from openglip.predict.options import DetectOptions
 from openglip.prompts.text import clean_name, detection_prompt
 from openglip.runtime import Processes, Progress
 from openglip.structures.sample import FileSlice, ImageReference
@@ -39,7 +38,7 @@ class EvaluatedImage:
     Attributes:
         id: Its id in the annotations.
         reference: Where it is.
-        prompts: The sentences or the expression to ground in it, for benchmarks that have them.
+        prompts: The sentences, or the text of the expression, to ground in it; for benchmarks that have them.
     """
 
     id: Any
@@ -56,120 +55,116 @@ def find_images(
     names: Mapping[object, str],
     prompts: Mapping[object, object],
     references: Mapping[object, ImageReference],
-    *,
-    any_suffix: bool = False,
 ) -> list[EvaluatedImage]:
     """Find the images of a set.
 
     Args:
         folder: Folder or tar of the images.
-        names: File names by image id.
+        names: File names by image id, with or without suffix.
         prompts: What to ground in an image, by image id.
         references: Where images are, by image id; these are not searched for.
-        any_suffix: Whether the suffix of a file may be another one.
 
     Raises:
+        ConfigError: There is no folder to search.
         DataError: A file is missing; the message names the image's id.
     """
     if folder is None and not names.keys() <= references.keys():
         raise ConfigError("a model needs images: the folder or tar of the images")
     files = Files(folder) if folder is not None else None
-    stems = files.by_stem() if files and any_suffix else {}
+    by_stem = files.by_stem() if files and not all(Path(name).suffix for name in names.values()) else {}
     images = []
-    for key, name in names.items():
-        reference = references.get(key)
-        if reference is None and files is not None:
-            reference = stems.get(Path(name).stem) if any_suffix else files.find(name)
+    for image_id, name in names.items():
+        reference = references.get(image_id) or by_stem.get(name) or (files.find(name) if files else None)
         if reference is None:
-            raise DataError(f"{folder}: no {name}, the file of image {key}")
-        images.append(EvaluatedImage(key, reference, prompts.get(key)))
+            raise DataError(f"{folder}: no {name}, the file of image {image_id}")
+        images.append(EvaluatedImage(image_id, reference, prompts.get(image_id)))
     return images
 
 
 def predict_categories(
     names: Sequence[str],
     ids: Sequence[Any],
+    options: DetectOptions,
     *,
     wordings: Sequence[tuple[str, str, str]] | None = None,
-    chunk_size: int | None = None,
-    batch_size: int = 1,
 ) -> Predictor:
     """Search every image for all names, and keep the 100 best boxes, as the official evaluation does.
 
     Args:
         names: The categories; blank names can't be searched for and are left out.
         ids: Their ids.
+        options: Options of detection.
         wordings: What the caption says for each name: prefix, words, suffix.
-        chunk_size: Names per prompt.
-        batch_size: Images per batch.
     """
     rows = [k for k, name in enumerate(names) if clean_name(name).strip()]
     names, ids = [names[k] for k in rows], [ids[k] for k in rows]
-    options: dict[str, Any] = {"threshold": 0, "top_k": MAX_DETECTIONS, "batch_size": batch_size}
+    options = replace(options, threshold=0, top_k=MAX_DETECTIONS)
 
     def predict(detector: Detector, images: Sequence[EvaluatedImage]) -> Iterator[list[Record]]:
         opened = (image.open() for image in images)
         if wordings is None:
-            results = detector.stream(opened, detector.encode_text(names, chunk_size=chunk_size), **options)
+            results = detector.stream(opened, names, options=options)
         else:
             prompt = detection_prompt(names, wordings=[wordings[k] for k in rows])
             spans = [list(spans) for spans in prompt.spans]
-            results = detector.stream(opened, captions=prompt.caption, phrases=spans, **options)
+            caption_options = replace(options, chunk_size=None)
+            results = detector.stream(opened, captions=prompt.caption, phrases=spans, options=caption_options)
         for image, detections in zip(images, results, strict=True):
             yield detections.to_coco(image.id, ids)
 
     return predict
 
 
-def predict_chunks(names: Sequence[str], ids: Sequence[Any], chunk_size: int) -> Predictor:
+def predict_chunks(names: Sequence[str], ids: Sequence[Any], options: DetectOptions, chunk_size: int) -> Predictor:
     """Search for names in prompts of a fixed size, with 300 boxes per prompt; each image is encoded once."""
+    chunks = [slice(begin, begin + chunk_size) for begin in range(0, len(names), chunk_size)]
+    detect = replace(options, threshold=0, top_k=PER_PROMPT, chunk_size=None, distractors=())
 
     def predict(detector: Detector, images: Sequence[EvaluatedImage]) -> Iterator[list[Record]]:
-        chunks = [slice(begin, begin + chunk_size) for begin in range(0, len(names), chunk_size)]
-        texts = [(detector.encode_text(names[chunk]), ids[chunk]) for chunk in chunks]
+        texts = [(detector.encode_text(names[c], distractors=options.distractors), ids[c]) for c in chunks]
         for image in images:
-            encoded = detector.encode(image.open())
+            encoded = detector.encode(image.open(), short_side=options.short_side, max_side=options.max_side)
             rows: list[Record] = []
             for text, chunk_ids in texts:
-                rows += detector.detect(encoded, text, threshold=0, top_k=PER_PROMPT).to_coco(image.id, chunk_ids)
+                rows += detector.detect(encoded, text, options=detect).to_coco(image.id, chunk_ids)
             yield rows
 
     return predict
 
 
-def predict_sentences(detector: Detector, images: Sequence[EvaluatedImage]) -> Iterator[list[Record]]:
+def predict_sentences(options: DetectOptions) -> Predictor:
     """Flickr30k: ground the given phrases of each sentence, 100 boxes per sentence, in pixels of the annotated size."""
-    for image in images:
-        encoded = detector.encode(image.open())
-        rows: list[Record] = []
-        for sentence in image.prompts:
-            assert isinstance(sentence, Sentence)
-            phrases = [list(phrase.spans) for phrase in sentence.phrases]
-            found = detector.ground(encoded, sentence.caption, phrases=phrases, threshold=0, top_k=PER_SENTENCE)
-            assert found.image_size is not None
-            scale = [new / old for new, old in zip(sentence.size[::-1], found.image_size[::-1], strict=True)] * 2
-            boxes: list[list[list[float]]] = [[] for _ in phrases]
-            for box, label in zip((found.boxes.astype(float) * scale).tolist(), found.labels.tolist(), strict=True):
-                boxes[label].append(box)
-            rows.append({"image_id": sentence.image_id, "sentence_id": sentence.number, "boxes": boxes})
-        yield rows
+    ground = replace(options, threshold=0, top_k=PER_SENTENCE)
+
+    def predict(detector: Detector, images: Sequence[EvaluatedImage]) -> Iterator[list[Record]]:
+        for image in images:
+            encoded = detector.encode(image.open(), short_side=options.short_side, max_side=options.max_side)
+            rows: list[Record] = []
+            for sentence in image.prompts:
+                phrases = [list(phrase.spans) for phrase in sentence.phrases]
+                found = detector.ground(encoded, sentence.caption, phrases=phrases, options=ground)
+                assert found.image_size is not None
+                scale = [new / old for new, old in zip(sentence.size[::-1], found.image_size[::-1], strict=True)] * 2
+                boxes: list[list[list[float]]] = [[] for _ in phrases]
+                for box, label in zip((found.boxes.astype(float) * scale).tolist(), found.labels.tolist(), strict=True):
+                    boxes[label].append(box)
+                rows.append({"image_id": sentence.image_id, "sentence_id": sentence.number, "boxes": boxes})
+            yield rows
+
+    return predict
 
 
-def predict_expressions(detector: Detector, images: Sequence[EvaluatedImage]) -> Iterator[list[Record]]:
+def predict_expressions(options: DetectOptions) -> Predictor:
     """RefCOCO: ground each expression as one phrase."""
-    for image in images:
-        expression = image.prompts
-        assert isinstance(expression, Expression)
-        found = detector.ground(
-            image.open(),
-            expression.text,
-            phrases=[[(0, len(expression.text))]],
-            threshold=0,
-            top_k=PER_EXPRESSION,
-            batch_size=1,
-        )
-        rows = found.to_coco(image.id)
-        yield [{"ref_id": row["image_id"], "bbox": row["bbox"], "score": row["score"]} for row in rows]
+    options = replace(options, threshold=0, top_k=PER_EXPRESSION)
+
+    def predict(detector: Detector, images: Sequence[EvaluatedImage]) -> Iterator[list[Record]]:
+        for image in images:
+            text = image.prompts
+            rows = detector.ground(image.open(), text, phrases=[[(0, len(text))]], options=options).to_coco(image.id)
+            yield [{"ref_id": row["image_id"], "bbox": row["bbox"], "score": row["score"]} for row in rows]
+
+    return predict
 
 
 def check_settings(folder: Path, settings: Mapping[str, object]) -> None:

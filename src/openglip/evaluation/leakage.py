@@ -40,10 +40,7 @@ _OVERLAPS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _COCO_BENCHMARKS = ("coco", "coco-ov", "lvis", "refcoco")
 _SHARED_CLASSES: dict[str, tuple[str, str]] = {
-    "coco": (
-        r"objects365|\bo365|fourods|goldg|openimages",
-        "boxes of COCO's classes, on other images, were trained on",
-    ),
+    "coco": (r"objects365|\bo365|fourods|goldg|openimages", "boxes of COCO's classes, on other images, were trained on")
 }
 
 

@@ -15,15 +15,7 @@ import numpy as np
 
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores, category_figures
-from openglip.evaluation.matching import (
-    Bools,
-    Curves,
-    GroundTruth,
-    Ints,
-    Predictions,
-    precision_recall,
-    rank_in_runs,
-)
+from openglip.evaluation.matching import Bools, Curves, GroundTruth, Ints, Predictions, precision_recall, rank_in_runs
 from openglip.evaluation.read import Annotations, Record, concatenate
 
 PER_CLASS, PER_IMAGE = 10_000, 300
@@ -60,11 +52,7 @@ class TopRows:
 
 
 def score_lvis(
-    annotations: Annotations,
-    batches: Iterable[Predictions],
-    *,
-    per_class: int = PER_CLASS,
-    per_image: int = PER_IMAGE,
+    annotations: Annotations, batches: Iterable[Predictions], *, per_class: int = PER_CLASS, per_image: int = PER_IMAGE
 ) -> Scores:
     """Fixed and standard AP, and the figures by frequency, IoU and size of both.
 

@@ -7,22 +7,23 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.resources import files
 from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from openglip.data.files import Files
-from openglip.errors import DataError, ImageError
+from openglip.errors import ConfigError, DataError, ImageError
 from openglip.evaluation.benchmarks import BenchmarkSet
 from openglip.evaluation.custom import IOU, Outcomes, match_all
+from openglip.evaluation.inference import find_images
 from openglip.evaluation.matching import IOU_THRESHOLDS, RECALL_POINTS, Floats, Ints, pair_iou, precision_recall
-from openglip.evaluation.read import Annotations, JsonSource
+from openglip.evaluation.read import Annotations, JsonSource, Record
 from openglip.evaluation.report import EvaluationReport
 from openglip.files import StrPath, whole_file
 from openglip.images.read import read_image
-from openglip.structures.sample import FileSlice
 
 TILES, SIDE = 24, 320  # images per kind of error, and their long side in pixels
 SIZES = (0, 16, 32, 64, 96, 128, 256, 512, 1e5)  # bins of the square root of an object's area, in pixels
@@ -32,11 +33,7 @@ Tile = dict[str, object]
 
 
 def write_page(
-    path: Path,
-    report: EvaluationReport,
-    benchmark_set: BenchmarkSet,
-    predictions: JsonSource,
-    images: StrPath | None,
+    path: Path, report: EvaluationReport, benchmark_set: BenchmarkSet, predictions: JsonSource, images: StrPath | None
 ) -> None:
     """Write the page of one set.
 
@@ -54,7 +51,8 @@ def write_page(
     outcomes = match_all(truth, boxes)
     errors = _Errors(annotations, outcomes)
     tiles = {"false_positives": errors.false_positives(), "misses": errors.misses(), "confusions": errors.confusions()}
-    shown = {tile["image"]: None for group in tiles.values() for tile in group}
+    shown = {tile["image"] for group in tiles.values() for tile in group}
+    records = [image for image in annotations.images if str(image["id"]) in shown]
     precision = precision_recall(truth, boxes, len(annotations.names)).precision[..., 0]
     data = {
         "benchmark": report.benchmark,
@@ -68,7 +66,7 @@ def write_page(
         "counts": _counts(outcomes),
         "confused_pairs": errors.confused_pairs(),
         "tiles": tiles,
-        "images": {image_id: _image(benchmark_set, annotations, image_id, images) for image_id in shown},
+        "images": {str(record["id"]): _image(benchmark_set, record, images) for record in records},
     }
     page = (files("openglip.evaluation") / "page.html").read_text("utf-8")
     text = json.dumps(data, ensure_ascii=False, default=float).replace("</", "<\\/")
@@ -209,29 +207,17 @@ def _counts(outcomes: Outcomes) -> dict[str, list[int] | int]:
     }
 
 
-def _image(
-    benchmark_set: BenchmarkSet, annotations: Annotations, image_id: object, images: StrPath | None
-) -> dict[str, object]:
+def _image(benchmark_set: BenchmarkSet, record: Record, folder: StrPath | None) -> dict[str, object]:
     """Size of an image, and its content as a data link where it can be read."""
-    from PIL import Image
-
-    record = next(image for image in annotations.images if str(image["id"]) == image_id)
-    key, width, height = record["id"], record.get("width"), record.get("height")
+    image_id, size = record["id"], (record.get("width"), record.get("height"))
+    names = {image_id: benchmark_set.files[image_id]}
     link = None
-    folder = benchmark_set.folder or images
-    reference = benchmark_set.references.get(key)
-    if reference is None and folder is not None:
-        reference = Files(folder).find(benchmark_set.files[key])
-    if reference is not None:
-        try:
-            pixels = read_image(reference.read() if isinstance(reference, FileSlice) else reference)
-        except (ImageError, DataError):
-            pixels = None
-        if pixels is not None:
-            image = Image.fromarray(pixels)
-            width, height = width or image.width, height or image.height
-            image.thumbnail((SIDE, SIDE))
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=80)
-            link = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return {"width": width or 640, "height": height or 480, "link": link}
+    with suppress(ConfigError, DataError, ImageError):
+        (found,) = find_images(benchmark_set.folder or folder, names, {}, benchmark_set.references)
+        image = Image.fromarray(read_image(found.open()))
+        size = size if all(size) else image.size
+        image.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        link = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return {"width": size[0] or 640, "height": size[1] or 480, "link": link}

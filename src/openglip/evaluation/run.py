@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import Unpack, get_args
 
 import numpy as np
 
@@ -29,11 +29,10 @@ from openglip.evaluation.odinw import summary
 from openglip.evaluation.read import JsonSource, source_name, source_sha256
 from openglip.evaluation.report import EvaluationReport, published_rows, read_report
 from openglip.files import StrPath, file_sha256, whole_file
+from openglip.predict.detector import Detector, load
+from openglip.predict.options import DetectArguments, DetectOptions
 from openglip.prompts.tables import PromptTable
 from openglip.runtime import Precision, Progress, num_threads, sharing_processes
-
-if TYPE_CHECKING:
-    from openglip.predict.detector import Detector
 
 TrainingData = Sequence[str | Mapping[str, object]]
 
@@ -53,14 +52,14 @@ def evaluate(
     sets: str | None = None,
     labelled_only: bool = False,
     plus_one: bool = False,
-    chunk_size: int | None = None,
-    batch_size: int = 1,
     training_data: TrainingData | None = None,
     title: str | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     render: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    options: DetectOptions | None = None,
+    **arguments: Unpack[DetectArguments],
 ) -> EvaluationReport:
     """Evaluate a model, or predictions of any tool, on a benchmark.
 
@@ -82,14 +81,16 @@ def evaluate(
         sets: "odinw-13", "odinw-35", or names of ODinW's sets separated by commas; None takes all that exist.
         labelled_only: Score open-vocabulary COCO on the 4,836 images with an object of its classes.
         plus_one: Count widths as x2 - x1 + 1 on COCO, as the official code does.
-        chunk_size: Names per prompt; None takes as many as fit, and 40 for LVIS.
-        batch_size: Images per batch; only 1 is exact for models with fusion, whose boxes depend on the padding.
         training_data: Data sets that the evaluated system was trained on; None takes what its weights say.
         title: Name of the row in tables.
         device: "auto", "cpu", "cuda", ... for a model that is given by name or path.
         precision: "fp32", "bf16" or "auto", likewise.
         render: Also write `report.html` with images of the errors.
         progress: Called with the number of images that are done.
+        options: Options of detection.
+        **arguments: Single options, such as `chunk_size` (40 by default for LVIS) or `batch_size` (1 by default,
+            because the boxes of models with fusion depend on the padding of a batch). The protocols fix `threshold`
+            and `top_k`.
 
     Raises:
         ConfigError: The arguments do not fit together.
@@ -103,16 +104,15 @@ def evaluate(
         raise ConfigError("render needs an output folder, and a benchmark with categories")
     begin = time.perf_counter()
     chosen_ids = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
-    options = BenchmarkOptions(split, prompts, sets, labelled_only, plus_one, chunk_size, batch_size)
-    parts = benchmark_sets(benchmark, annotations, chosen_ids, options, images)
+    detect_options = (options or DetectOptions()).with_arguments(arguments)
+    benchmark_options = BenchmarkOptions(split, prompts, sets, labelled_only, plus_one, detect_options)
+    parts = benchmark_sets(benchmark, annotations, chosen_ids, benchmark_options, images)
     run = _Run(benchmark, parts, annotations, images, None if output is None else Path(output), title, render, begin)
     if predictions is not None:
         name, digest = source_name(predictions, "predictions"), source_sha256(predictions)
         system = {"predictions": name, "predictions_sha256": digest, **run.training(training_data)}
         return run.score([predictions] * len(parts), system)
     if model is None or isinstance(model, (str, PathLike)):
-        from openglip.predict.detector import load
-
         name = "nano" if model is None else str(model)
         detector = load(name, weights, device=device, precision=precision)
         digest, listed_data = _weights_file(name, weights)
@@ -179,10 +179,7 @@ class _Run:
         }
 
     def predict_and_score(
-        self,
-        detector: Detector,
-        system: Mapping[str, object],
-        progress: Callable[[Progress], None] | None,
+        self, detector: Detector, system: Mapping[str, object], progress: Callable[[Progress], None] | None
     ) -> EvaluationReport:
         """Predict with all processes and score with the first; each returns the report."""
         inference = {benchmark_set.name: dict(benchmark_set.inference) for benchmark_set in self.sets}
@@ -205,9 +202,7 @@ class _Run:
             processes.wait()
             predictions = []
             for part in self.sets:
-                images = find_images(
-                    part.folder or self.images, part.files, part.prompts, part.references, any_suffix=part.any_suffix
-                )
+                images = find_images(part.folder or self.images, part.files, part.prompts, part.references)
                 predictions.append(
                     write_predictions(part.name, images, part.predictor, detector, folder, processes, progress)
                 )
@@ -269,22 +264,18 @@ def _versions() -> dict[str, str]:
 def _weights_file(model: str, weights: StrPath | None) -> tuple[str | None, TrainingData | None]:
     """Digest of the weights' file (of several: of their digests), and the training data that the weights list."""
     from openglip.weights.hub import cached, embedded_file
-    from openglip.weights.metadata import locate, read_info
+    from openglip.weights.metadata import locate, model_card, read_info
     from openglip.weights.records import BY_FILE, RECORDS
 
     record = RECORDS.get(model) or BY_FILE.get(model)
     if weights == "random":
         return None, None
     if weights is not None or record is None:
-        files = [locate(Path(weights or model))]
-    elif record.embedded:
-        files = [embedded_file(name) for name in record.embedded]
-    else:
-        files = [path] if (path := cached(record)) else []
-    listed_data = next((data for path in files if (data := read_info(path).get("training_data"))), None)
-    if listed_data is None and record is not None and weights is None and not record.embedded:
-        listed_data = record.training_data
+        path = locate(Path(weights or model))
+        return file_sha256(path), read_info(path).get("training_data")
+    path = cached(record)
+    files = [embedded_file(name) for name in record.embedded] or ([path] if path else [])
     digests = [file_sha256(path) for path in files]
     if len(digests) > 1:
-        return hashlib.sha256("".join(digests).encode()).hexdigest(), listed_data
-    return digests[0] if digests else None, listed_data
+        digests = [hashlib.sha256("".join(digests).encode()).hexdigest()]
+    return next(iter(digests), None), model_card(record)["training_data"]
