@@ -106,12 +106,12 @@ def evaluate(
     chosen_ids = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
     detect_options = (options or DetectOptions()).with_arguments(arguments)
     benchmark_options = BenchmarkOptions(split, prompts, sets, labelled_only, plus_one, detect_options)
-    parts = benchmark_sets(benchmark, annotations, chosen_ids, benchmark_options, images)
-    run = _Run(benchmark, parts, annotations, images, None if output is None else Path(output), title, render, begin)
+    subsets = benchmark_sets(benchmark, annotations, chosen_ids, benchmark_options, images)
+    run = _Run(benchmark, subsets, annotations, images, None if output is None else Path(output), title, render, begin)
     if predictions is not None:
         name, digest = source_name(predictions, "predictions"), source_sha256(predictions)
         system = {"predictions": name, "predictions_sha256": digest, **run.training(training_data)}
-        return run.score([predictions] * len(parts), system)
+        return run.score([predictions] * len(subsets), system)
     if model is None or isinstance(model, (str, PathLike)):
         name = "nano" if model is None else str(model)
         detector = load(name, weights, device=device, precision=precision)
@@ -201,10 +201,10 @@ class _Run:
                 check_settings(folder, {**inputs, **settings})
             processes.wait()
             predictions = []
-            for part in self.sets:
-                images = find_images(part.folder or self.images, part.files, part.prompts, part.references)
+            for subset in self.sets:
+                images = find_images(subset.folder or self.images, subset.files, subset.prompts, subset.references)
                 predictions.append(
-                    write_predictions(part.name, images, part.predictor, detector, folder, processes, progress)
+                    write_predictions(subset.name, images, subset.predictor, detector, folder, processes, progress)
                 )
             system = {**system, **settings, "threads": num_threads()}
             report = self.score(predictions, system) if processes.rank == 0 else None
@@ -219,7 +219,7 @@ class _Run:
             system: What the report says of the evaluated system.
         """
         middle = time.perf_counter()
-        scores = {part.name: part.score(source) for part, source in zip(self.sets, predictions, strict=True)}
+        scores = {subset.name: subset.score(source) for subset, source in zip(self.sets, predictions, strict=True)}
         first = next(iter(scores.values()))
         figures, per_category, rules = first.figures, first.per_category, {**self.sets[0].protocol, **first.protocol}
         if self.benchmark == "odinw":
@@ -251,9 +251,9 @@ class _Run:
         if self.render:
             from openglip.evaluation.page import write_page
 
-            for part, source in zip(self.sets, predictions, strict=True):
-                name = "report.html" if len(self.sets) == 1 else f"report-{part.name}.html"
-                write_page(folder / name, report, part, source, self.images)
+            for subset, source in zip(self.sets, predictions, strict=True):
+                name = "report.html" if len(self.sets) == 1 else f"report-{subset.name}.html"
+                write_page(folder / name, report, subset, source, self.images)
 
 
 def _versions() -> dict[str, str]:
