@@ -20,6 +20,7 @@ from openglip.data.formats.flickr30k import Entities, parse_boxes
 from openglip.errors import DataError
 from openglip.evaluation.coco import Figures, Scores
 from openglip.evaluation.read import STRICT, JsonSource, chosen_ids, iterate_entries, source_name
+from openglip.files import StrPath
 from openglip.structures import boxes as bx
 from openglip.structures.sample import Span
 
@@ -62,7 +63,7 @@ class Sentence:
     phrases: tuple[Phrase, ...]
 
 
-def read_sentences(source: str | Path, ids: Collection[object] | None = None) -> tuple[list[Sentence], frozenset[str]]:
+def read_sentences(source: StrPath, ids: Collection[object] | None = None) -> tuple[list[Sentence], frozenset[str]]:
     """Sentences that have a phrase to find.
 
     Args:

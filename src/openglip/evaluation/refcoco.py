@@ -18,6 +18,7 @@ from openglip.errors import DataError
 from openglip.evaluation.coco import Scores
 from openglip.evaluation.matching import GroundTruth, Predictions, pair_iou, rank_in_runs
 from openglip.evaluation.read import STRICT, Annotations, Record, chosen_ids
+from openglip.files import StrPath
 
 IOU = 0.5
 
@@ -40,7 +41,7 @@ class Expression:
 
 
 def read_expressions(
-    source: str | Path, split: str | None = None, ids: Collection[object] | None = None
+    source: StrPath, split: str | None = None, ids: Collection[object] | None = None
 ) -> list[Expression]:
     """The expressions of an MDETR JSON, where each image record is one expression, or of a folder as distributed.
 
