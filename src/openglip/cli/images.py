@@ -110,11 +110,18 @@ def read_list(file: str) -> list[str]:
 
 def read_pipe(path: str) -> io.BytesIO | None:
     """The content of standard input ("-") or of a pipe, which can be read only once; None for another path."""
-    if path != STDIN and not Path(path).is_fifo():
+    if path != STDIN and not _is_pipe(path):
         return None
     pipe = io.BytesIO(_standard_input() if path == STDIN else Path(path).read_bytes())
     pipe.name = path  # type: ignore[attr-defined]  for messages
     return pipe
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return Path(path).is_fifo()
+    except (OSError, ValueError):  # no path at all; reading it says why
+        return False
 
 
 def _standard_input() -> bytes:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from openglip.prompts.phrases import Chunker, may_be_noun, noun_phrases, noun_phrases_of
 from openglip.prompts.spans import span_tokens
 from openglip.prompts.tokens import MAX_TOKENS, Tokens, tokenize
-
-Span = tuple[int, int]
+from openglip.structures.sample import Span
 
 _MEDIA = "illustrations?|images?|photos?|photographs?|photography|pictures?|vectors?|footage|videos?|clip ?arts?|art"
 BOILERPLATE = re.compile(

@@ -9,7 +9,6 @@ import numpy as np
 
 from openglip.structures import boxes as bx
 
-Span = tuple[int, int]
 Size = tuple[int, int]
 
 

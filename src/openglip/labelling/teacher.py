@@ -16,13 +16,14 @@ import numpy as np
 from openglip.errors import ConfigError, ImageError, PromptError
 from openglip.files import StrPath
 from openglip.images.read import read_image
-from openglip.labelling.filters import NO_BOXES, PhraseBoxes, Size, Span, confirmed
+from openglip.labelling.filters import NO_BOXES, PhraseBoxes, Size, confirmed
 from openglip.predict.detector import Detector, load
 from openglip.predict.options import DetectOptions
 from openglip.predict.phrase_book import PhraseBook
 from openglip.prompts.text import detection_prompt
 from openglip.runtime import Precision
 from openglip.structures.detections import Detections
+from openglip.structures.sample import Span
 
 Agreement = Literal["flip", "jitter"]
 DEFAULT_THRESHOLD = 0.1
