@@ -75,7 +75,7 @@ def _images_in(folder: str, left_out: Counter[str]) -> list[str]:
         left_out["hidden folders"] += sum(name.startswith(".") for name in folders)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
-            path = os.path.join(root, name)
+            path = str(Path(root, name))  # without "."
             suffix = os.path.splitext(name)[1].lower()
             if name.startswith("."):
                 left_out["hidden files"] += 1
