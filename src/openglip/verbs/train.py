@@ -80,7 +80,7 @@ def train(
         device: "auto" (CUDA where there is one, else the CPU), or a device of torch.
         progress: Called after each step, and after each evaluation with the message "evaluation", with a `Progress`
             whose figures are the numbers of the log's line.
-        report: Deprecated; use `progress`.
+        report: Deprecated, removed in 0.3; use `progress`.
 
     Returns:
         The finished run.
@@ -92,7 +92,7 @@ def train(
     from openglip.training import run
 
     if report is not None:
-        warnings.warn("report is deprecated, use progress", DeprecationWarning, stacklevel=2)
+        warnings.warn("report is deprecated and will be removed in 0.3: use progress", DeprecationWarning, stacklevel=2)
     if resume is not None:
         if isinstance(recipe, str) or settings or output is not None:
             raise ConfigError("name a recipe, or give the folder of a run to resume, not both")
