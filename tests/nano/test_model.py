@@ -230,3 +230,33 @@ def test_the_two_files_stay_small():
     sizes = [Path(str(f)).stat().st_size for f in folder.iterdir() if f.name.startswith("nano-")]
     assert len(sizes) == 2
     assert sum(sizes) <= 40 * 2**20
+
+
+def test_in_training_the_tower_alone_answers_on_its_own_anchors():
+    model = Nano().train()
+    ids, mask = ids_of("a dog. a cat")
+    outputs = model(torch.randn(1, 3, 80, 120) * 40, ids, mask)
+    assert outputs.sizes == ((8, 12), (4, 6), (2, 3))
+    assert len(model.anchors(outputs.sizes)) == outputs.logits.shape[1]
+    is_word = torch.tensor([False, True, True, False, True, True, False])
+    assert (outputs.logits[..., ~is_word] == -1e4).all()
+    assert (outputs.logits[..., is_word] > -100).all()
+    (outputs.logits[..., is_word].sum() + outputs.box_regression.sum() + outputs.centerness.sum()).backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert missing == []
+    frozen = {name.split(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"bert", "yolox", "second_stage"}
+    model.eval()
+    assert len(model.anchors.strides) == 6
+
+
+def test_in_evaluation_gradients_change_nothing_and_flow():
+    torch.manual_seed(0)
+    model = Nano().eval()
+    images, (ids, mask) = torch.randn(1, 3, 80, 80) * 40, ids_of("a cat")
+    with torch.no_grad():
+        fast = model(images, ids, mask)
+    outputs = model(images, ids, mask)
+    torch.testing.assert_close(outputs.logits.detach(), fast.logits, atol=1e-3, rtol=1e-3)
+    outputs.logits.sum().backward()
+    assert model.keys.weight.grad is not None
