@@ -112,7 +112,7 @@ def test_missing_data_leave_no_run_behind(tmp_path: Path) -> None:
     for _ in range(2):  # the second call isn't refused
         result = invoke("glip-t-a", *settings, "--set", f"data={tmp_path / 'nowhere'}")
         assert result.exit_code == 1, result.output
-        assert f"{tmp_path / 'nowhere' / 'objects365' / 'zhiyuan_objv2_train.json'} is not there" in result.stderr
+        assert f"{tmp_path / 'nowhere' / 'objects365' / 'zhiyuan_objv2_train.json'} does not exist" in result.stderr
 
 
 def test_damaged_checkpoint_is_said_and_the_run_goes_on_from_the_one_before(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_val_file_without_its_pictures_is_said_before_training(tmp_path: Path)
     settings = [*QUICK, "--set", f"val={val}", "--set", "evaluate_every=2", "--output", str(tmp_path / "run")]
     result = invoke("debug", *settings)
     assert result.exit_code == 1
-    assert "1 pictures are not in" in result.stderr
+    assert "1 images are not in" in result.stderr
     assert "1.png" in result.stderr
     assert not (tmp_path / "run" / "log.jsonl").exists()
 

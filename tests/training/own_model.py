@@ -7,10 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from openglip.data.mixtures import Source
+from openglip.data.training_prompts import detection_prompt_with_negatives
 from openglip.images.prepare import Preparation
 from openglip.model.anchors import AnchorGrid
 from openglip.model.contract import Model
 from openglip.model.head import HeadOutputs, TextFeatures
+from openglip.training.recipe import Recipe
+from openglip.training.shapes import Shapes
 
 
 class OwnModel(nn.Module, Model):
@@ -46,3 +50,12 @@ class OwnModel(nn.Module, Model):
         logits = features @ text.hidden.transpose(1, 2) - 3
         sizes = tuple((level.shape[2], level.shape[3]) for level in pyramid)
         return HeadOutputs(logits, boxes, centerness[..., 0], sizes)
+
+
+def shapes(recipe: Recipe) -> list[Source]:
+    return [Source("shapes", Shapes(64, seed=recipe.seed), detection_prompt_with_negatives)]
+
+
+def own_recipe(**changes) -> Recipe:
+    settings = {"steps": 3, "batch_size": 2, "lr": 1e-3, "warmup": 0, "checkpoint_every": 2, "workers": 0} | changes
+    return Recipe(name="own", model=OwnModel, data="generated", sources=shapes, **settings)

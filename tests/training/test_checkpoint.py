@@ -57,7 +57,7 @@ def test_damaged_ones_are_passed_over_and_said(tmp_path: Path, caplog: pytest.Lo
 def test_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
     save(tmp_path, 1, {"x": torch.zeros(1)}, keep=1)
     (tmp_path / "step-1" / "state.pt").write_bytes(b"x")
-    with pytest.raises(DataError, match="none of the checkpoints"):
+    with pytest.raises(DataError, match="are damaged"):
         newest(tmp_path)
 
 

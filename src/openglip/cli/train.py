@@ -30,7 +30,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document at the end.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    """Train a recipe in a folder of its own; under torchrun on many processes. Without RECIPE: list them."""
+    """Train a recipe in a new folder; under torchrun with many processes. Without RECIPE: list the recipes."""
     from openglip.training.recipes import RECIPES
     from openglip.verbs.train import train
 
@@ -76,7 +76,7 @@ def _dry_run(name: str, changes: Mapping[str, str], output: Path | None, device:
     if recipe.evaluate_every:
         evaluation_of(recipe)
     if output is not None and output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file: give a folder for the plan's pictures")
+        raise ConfigError(f"{output} is a file: give a folder for the plan's images")
     described = plan(recipe, pick_device(device), None if output is None else output / "plan")
     print(json.dumps(described) if as_json else plan_text(described))
 

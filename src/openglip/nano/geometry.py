@@ -1,6 +1,6 @@
 """The grids of the embedded model, and what carries maps and boxes from one to another.
 
-YOLOX-Nano's cells lie every 8, 16 and 32 pixels; the tower has a grid of its own, every 10, 20 and 40 pixels.
+YOLOX-Nano's cells lie every 8, 16 and 32 pixels; the cells of the tower every 10, 20 and 40 pixels.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,21 +27,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Batch:
-    """Images with their prompts and targets.
+    """What one step of one process trains on: B images with the texts that they are compared with.
 
     Attributes:
-        images: B x 3 x H x W float32.
-        ids: Token ids, B x L int64.
-        mask: Which tokens are no padding, B x L bool.
-        targets: Per image N x 4 float32 boxes with inclusive corners in pixels of `images`, and N x L bool, the tokens
-            of each box.
-        labels: Per image N int64, index into its source's categories, or None.
+        images: B x 3 x H x W float32, prepared and padded.
+        ids: B x L int64, token ids, 0 on padding.
+        mask: B x L bool, False on padding.
+        targets: For each image N x 4 float32 boxes (xyxy with inclusive corners, in pixels of `images`) and N x L bool,
+            the tokens of each box.
+        labels: For each image N int64, indices into its source's categories; None for an image with a caption.
         sizes: (height, width) of each image before padding.
-        sources: Per image the name of its source.
-        image_ids: Per image its id.
-        captions: Per image its prompt.
-        dropped: Number of boxes whose words did not fit into the prompt.
-        failures: Number of samples that could not be read and were replaced.
+        sources: Name of each image's source.
+        image_ids: Id of each image in its source.
+        captions: The text of each image.
+        dropped: Boxes that were left out because their words did not fit into the prompt.
+        failures: Why samples could not be read; each was replaced by another.
     """
 
     images: Tensor
@@ -63,7 +64,7 @@ class Batch:
             ids=self.ids.to(device, non_blocking=True),
             mask=self.mask.to(device, non_blocking=True),
             targets=[(boxes.to(device), tokens.to(device)) for boxes, tokens in self.targets],
-            labels=[None if own is None else own.to(device) for own in self.labels],
+            labels=[None if labels is None else labels.to(device) for labels in self.labels],
         )
 
     def pin_memory(self) -> Batch:
@@ -74,7 +75,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Example:
-    """A view with where it came from, as a worker hands it to `collate`."""
+    """A view and its origin, as a worker passes it to `collate`.
+
+    Attributes:
+        view: Image, prompt and boxes.
+        source: Name of the sample's source.
+        image_id: Id of the image there.
+        failures: Why samples could not be read before this one.
+    """
 
     view: View
     source: str
@@ -85,9 +93,17 @@ class Example:
 class Views(Dataset[Example]):
     """Rows of a mixture as examples. A row gives the same example in any process.
 
-    A sample that can't be read is logged, counted and replaced by the next of its source; after `patience` of them in a
-    row the error is raised. A caption without a box says nothing of where its words are: it is passed over. One that
-    the transforms leave without a box is transformed anew, and passed over when `patience` draws leave it none.
+    A sample that can't be read is logged, counted and replaced by the next of its source. A caption without a box is
+    skipped, because it does not say where its words are; one that loses all boxes to the transforms is transformed
+    again, and then skipped too.
+
+    Args:
+        mixture: The sources.
+        transforms: Augmentation.
+        patience: How many unreadable samples in a row, and how many attempts to transform a caption, are allowed.
+
+    Raises:
+        DataError: Too many samples in a row can't be read, or the source has none to train on.
     """
 
     def __init__(self, mixture: Mixture, transforms: Sequence[Transform], *, patience: int = 10) -> None:
@@ -101,7 +117,7 @@ class Views(Dataset[Example]):
         for offset in range(len(source.samples)):
             try:
                 sample = source.samples[(row.sample + offset) % len(source.samples)]
-                if sample.labels is None and not len(sample):  # told before the picture is read
+                if sample.labels is None and not len(sample):  # known before the image is read
                     continue
                 image, sample = load(sample)
                 view = make_view(image, sample, source.prompt, rng, numpy_rng, inclusive=source.inclusive)
@@ -124,7 +140,7 @@ class Views(Dataset[Example]):
 
 
 def generators(seed: tuple[int, int, int]) -> tuple[random.Random, np.random.RandomState]:
-    """The two generators of one visit of a sample."""
+    """The two random generators for one visit of a sample."""
     words = np.random.SeedSequence(seed).generate_state(2)
     return random.Random(int(words[0])), np.random.RandomState(int(words[1]))
 
@@ -132,23 +148,26 @@ def generators(seed: tuple[int, int, int]) -> tuple[random.Random, np.random.Ran
 def collate(
     examples: Sequence[Example],
     preparation: Preparation,
-    *,
     max_tokens: int = MAX_TOKENS,
-    pad_to: int | None = None,
 ) -> Batch:
-    """Normalise, pad and tokenise examples. pad_to: length of the text; None: that of the longest here.
+    """Normalise, pad and tokenise examples.
 
-    Boxes without a token (their words lie beyond the limit) are dropped and counted.
+    Boxes without a token, because their words are beyond the limit, are dropped and counted.
+
+    Args:
+        examples: Those of one batch.
+        preparation: Of the model.
+        max_tokens: Tokens that the model's text encoder takes.
     """
     tokens = [tokenize(e.view.caption, max_tokens, truncate=True) for e in examples]
-    length = max(map(len, tokens)) if pad_to is None else pad_to
+    length = max(map(len, tokens))
     ids = torch.zeros((len(examples), length), dtype=torch.int64)
     mask = torch.zeros((len(examples), length), dtype=torch.bool)
     views, targets, dropped = [], [], 0
-    for i, (example, own) in enumerate(zip(examples, tokens, strict=True)):
-        ids[i, : len(own)] = torch.tensor(own.ids)
-        mask[i, : len(own)] = True
-        positions = {spans: phrase_tokens(own, spans) for spans in set(example.view.spans)}
+    for i, (example, text) in enumerate(zip(examples, tokens, strict=True)):
+        ids[i, : len(text)] = torch.tensor(text.ids)
+        mask[i, : len(text)] = True
+        positions = {spans: phrase_tokens(text, spans) for spans in set(example.view.spans)}
         has_words = np.array([bool(positions[spans]) for spans in example.view.spans], bool)
         view = example.view if has_words.all() else example.view.select(has_words)
         positive = torch.zeros((len(view.spans), length), dtype=torch.bool)
@@ -172,18 +191,6 @@ def collate(
     )
 
 
-@dataclass(frozen=True)
-class _Collate:
-    """`collate` with its numbers set, so that it can be sent to worker processes."""
-
-    preparation: Preparation
-    max_tokens: int
-    pad_to: int | None
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        return collate(examples, self.preparation, max_tokens=self.max_tokens, pad_to=self.pad_to)
-
-
 def batch_stream(
     mixture: Mixture,
     transforms: Sequence[Transform],
@@ -195,17 +202,26 @@ def batch_stream(
     start: int = 0,
     workers: int = 0,
     max_tokens: int = MAX_TOKENS,
-    pad_to: int | None = None,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of one process without end, from batch number `start` on.
+    """Batches of one process without end.
 
-    workers: processes that read and transform; 0: this one. The batches are the same for any number.
+    Args:
+        mixture: The sources.
+        transforms: Augmentation.
+        preparation: Of the model.
+        batch_size: Images per batch.
+        rank: Number of this process.
+        ranks: Number of processes.
+        start: Number of the first batch.
+        workers: Processes that read and transform; 0: this one. The batches are the same for any number.
+        max_tokens: Tokens that the model's text encoder takes.
+        pin_memory: Put images in page-locked memory, from which a GPU copies faster.
     """
     loader = DataLoader(
         Views(mixture, transforms),
-        batch_sampler=_Sampler(mixture, batch_size, rank, ranks, start),  # type: ignore[arg-type]
-        collate_fn=_Collate(preparation, max_tokens, pad_to),
+        batch_sampler=mixture.batches(batch_size, rank, ranks, start=start),  # type: ignore[arg-type]
+        collate_fn=partial(collate, preparation=preparation, max_tokens=max_tokens),
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=2 if workers else None,
@@ -215,20 +231,8 @@ def batch_stream(
 
 
 def _plain_errors(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Our own errors as they are raised in this process: a worker's come with a traceback in their text."""
+    """Raise errors of a worker as this process would: torch puts a traceback into their text."""
     try:
         yield from batches
     except OpenGLIPError as error:
         raise type(error)(str(error).rstrip().rsplit("\n", 1)[-1].partition(": ")[2]) from None
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    mixture: Mixture
-    batch_size: int
-    rank: int
-    ranks: int
-    start: int
-
-    def __iter__(self) -> Iterator[list[Row]]:
-        return self.mixture.batches(self.batch_size, self.rank, self.ranks, start=self.start)

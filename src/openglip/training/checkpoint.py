@@ -1,4 +1,4 @@
-"""Checkpoints of a run: folders `step-N`, each whole or not there, the newest undamaged one is where a run goes on."""
+"""Checkpoints of a run: folders `step-N`, each written completely or not at all."""
 
 from __future__ import annotations
 
@@ -22,14 +22,23 @@ MANIFEST = "manifest.json"
 
 
 def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Path:
-    """Write `folder/step-N` and remove all but the newest `keep` folders, and those of later steps.
+    """Write the checkpoint of a step and remove old ones, and those of later steps.
 
-    Later ones are damaged, as the run went on from an earlier one. state: tensors, numbers, strings, lists and dicts of
-    them. Written under another name and renamed, so that a kill leaves no half folder.
+    Later ones are damaged, because the run continued from an earlier one. The folder is written under another name and
+    renamed, so that a kill leaves no incomplete one.
+
+    Args:
+        folder: Holds the checkpoints.
+        step: The step.
+        state: Tensors, numbers, strings, and lists and dicts of them.
+        keep: How many checkpoints remain.
+
+    Returns:
+        The new folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(".step-*"):
-        shutil.rmtree(left_over)
+    for incomplete in folder.glob(".step-*"):
+        shutil.rmtree(incomplete)
     part, whole = folder / f".step-{step}", folder / f"step-{step}"
     part.mkdir()
     torch.save(dict(state), part / STATE)
@@ -37,7 +46,7 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
     (part / MANIFEST).write_text(json.dumps(manifest) + "\n")
     for path in (part / STATE, part / MANIFEST, part):
         _to_disk(path)
-    if whole.exists():  # a damaged one that was passed over
+    if whole.exists():  # a damaged one that was skipped
         shutil.rmtree(whole)
     os.replace(part, whole)
     _to_disk(folder)
@@ -49,9 +58,10 @@ def save(folder: Path, step: int, state: Mapping[str, object], keep: int) -> Pat
 
 
 def newest(folder: Path) -> tuple[int, dict] | None:
-    """Step and state of the newest checkpoint that is whole; damaged ones are passed over, and said.
+    """Step and state of the newest undamaged checkpoint; damaged ones are logged. None when there is none at all.
 
-    None when there is no checkpoint. Raises DataError when there are some but none is whole.
+    Raises:
+        DataError: All checkpoints are damaged.
     """
     steps = _steps(folder)
     for step in steps:
@@ -61,7 +71,7 @@ def newest(folder: Path) -> tuple[int, dict] | None:
             return step, torch.load(path / STATE, map_location="cpu", weights_only=True)
         logger.warning("checkpoint %s is damaged (%s): the one before it is used", path, problem)
     if steps:
-        raise DataError(f"none of the checkpoints in {folder} is whole: remove that folder to start from step 0")
+        raise DataError(f"all checkpoints in {folder} are damaged: remove that folder to start from step 0")
     return None
 
 
@@ -78,12 +88,12 @@ def _damage(path: Path, step: int) -> str | None:
     except (OSError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     if not isinstance(manifest, dict) or manifest.get("step") != step or manifest.get("sha256") != digest:
-        return f"{STATE} is not what {MANIFEST} says"
+        return f"{STATE} does not match {MANIFEST}"
     return None
 
 
 def _to_disk(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, survive a crash of the machine."""
+    """Flush a file's content, or a folder's entries, to the disk."""
     if os.name == "nt":  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY)

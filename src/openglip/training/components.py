@@ -57,9 +57,9 @@ def load_start(recipe: Recipe, model: Model) -> Model:
     """
     assert isinstance(model, nn.Module)
     load_parts(model, recipe.start, Path(recipe.data))
-    found = start_state(recipe.model if isinstance(recipe.model, str) else None, recipe.weights)
-    if found is not None:
-        load_state(model, *found)
+    name = recipe.model if isinstance(recipe.model, str) else None
+    if (weights := start_state(name, recipe.weights)) is not None:
+        load_state(model, *weights)
     if recipe.contrast:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -142,20 +142,20 @@ def describe_mixture(recipe: Recipe, model: Model, folder: Path | None) -> dict[
     Returns:
         JSON values; where the data are missing `data_missing` says which.
     """
-    found: dict[str, Any] = {"picture_size": list(_typical_size(recipe, model, None))}
+    mixture = None
+    described: dict[str, Any] = {}
     try:
         mixture = Mixture(recipe.sources(recipe), recipe.seed)
-        found["picture_size"] = list(_typical_size(recipe, model, mixture))
-        found |= {
+        described |= {
             "samples": {source.name: len(source.samples) for source in mixture.sources},
             "share": mixture.share(),
             "epochs": round(recipe.steps * recipe.batch_size / len(mixture.rows(0)), 2),
         }
         if folder is not None:
-            found["first_batch"] = first_batch(recipe, mixture, folder)
+            described["first_batch"] = first_batch(recipe, mixture, folder)
     except DataError as error:
-        found["data_missing"] = str(error)
-    return found
+        described["data_missing"] = str(error)
+    return {"picture_size": list(_typical_size(recipe, model, mixture)), **described}
 
 
 def first_batch(recipe: Recipe, mixture: Mixture, folder: Path) -> list[str]:

@@ -1,4 +1,7 @@
-"""Which parameter learns how fast: groups, schedules, averaged weights, frozen parts. Source: docs/spec.md 8.3, 9.4."""
+"""Groups of parameters, schedules of the learning rate, averaged weights, frozen parameters.
+
+Source: docs/spec.md 8.3, 9.4.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,20 @@ def parameter_groups(
     lr_of: Mapping[str, float] | None = None,
     bias_factor: float = 2.0,
 ) -> list[dict]:
-    """Group named parameters that train by the official rules; one group per pair of rate and decay.
+    """Groups for an optimizer by the official rules, one per pair of learning rate and weight decay.
 
-    lr_of: rates of the parameters whose name begins with a key. Whatever has "bias" in its name, the relative position
-    tables of Swin and the alignment head's ``bias0`` and ``bias_lang`` included, has its rate times ``bias_factor`` and
-    no decay. Norms are decayed. Raises ConfigError for a key that fits no name.
+    Parameters with "bias" in their name have no weight decay and another rate. These include the relative position
+    tables of Swin and the alignment head's ``bias0`` and ``bias_lang``. Norms are decayed.
+
+    Args:
+        parameters: Names and parameters; those that do not train are left out.
+        lr: The learning rate.
+        weight_decay: The weight decay.
+        lr_of: Learning rates of parameters by the beginning of their names.
+        bias_factor: Factor of the learning rate of biases.
+
+    Raises:
+        ConfigError: A key of `lr_of` is the beginning of no name, or nothing trains.
     """
     lr_of = dict(lr_of or {})
     unused = set(lr_of)
@@ -41,7 +53,7 @@ def parameter_groups(
     if unused:
         raise ConfigError(f"no parameter's name begins with {', '.join(map(repr, sorted(unused)))}")
     if not groups:
-        raise ConfigError("nothing trains: frozen fits every parameter")
+        raise ConfigError("nothing trains: frozen includes every parameter")
     return [
         {"params": params, "lr": rate, "weight_decay": decay, "base_lr": rate, "base_decay": decay}
         for (rate, decay), params in groups.items()
@@ -49,17 +61,21 @@ def parameter_groups(
 
 
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
-    """Stop the parameters whose names begin with a prefix from training. Raises ConfigError if one fits no name."""
+    """Stop the parameters whose names begin with a prefix from training.
+
+    Raises:
+        ConfigError: A prefix is the beginning of no name.
+    """
     for prefix in prefixes:
-        named = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
-        if not named:
+        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not parameters:
             raise ConfigError(f"can't freeze {prefix!r}: no parameter's name begins with it")
-        for parameter in named:
+        for parameter in parameters:
             parameter.requires_grad_(False)
 
 
 def train_mode(model: nn.Module) -> None:
-    """Put a model in train mode, and modules in which nothing trains in eval mode (no dropout)."""
+    """Set a model to training mode, and modules in which nothing trains to evaluation mode (no dropout)."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -69,7 +85,7 @@ def train_mode(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Steps:
-    """Linear warm-up, then a factor ``gamma`` at each milestone (fractions of ``total``, or steps when above 1)."""
+    """Linear warm-up, then a factor ``gamma`` at each milestone (a fraction of ``total``, or a step when above 1)."""
 
     total: int
     milestones: tuple[float, ...] = (0.67, 0.89)
@@ -78,11 +94,12 @@ class Steps:
     warmup_factor: float = 0.001
 
     def rate(self, step: int, base: float) -> float:
-        """Give the rate of the step with this number, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         passed = sum(milestone <= step for milestone in self.milestone_steps())
         return base * _warm(step, self.warmup, self.warmup_factor) * self.gamma**passed
 
     def milestone_steps(self) -> list[int]:
+        """The milestones as steps."""
         return [round(m * self.total) if m <= 1 else int(m) for m in self.milestones]
 
 
@@ -90,8 +107,13 @@ class Steps:
 class Cosine:
     """Linear warm-up, then half a cosine from the base rate towards ``floor``.
 
-    official: the official code divides by ``total`` although the curve begins only after the warm-up, so it ends above
-    the floor; False ends on it.
+    Attributes:
+        total: Steps of the run.
+        warmup: Steps of the warm-up.
+        warmup_factor: Factor of the first step's rate.
+        floor: The rate at the end.
+        official: As the official code, which divides by ``total`` although the curve begins after the warm-up, so that
+            it ends above the floor.
     """
 
     total: int
@@ -101,7 +123,7 @@ class Cosine:
     official: bool = False
 
     def rate(self, step: int, base: float) -> float:
-        """Give the rate of the step with this number, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         if step < self.warmup:
             return base * _warm(step, self.warmup, self.warmup_factor)
         length = self.total if self.official else max(1, self.total - self.warmup)
@@ -110,10 +132,10 @@ class Cosine:
 
 @dataclass
 class Plateau:
-    """Linear warm-up, then a factor ``gamma`` whenever ``patience`` + 1 evaluations in a row brought nothing better.
+    """Linear warm-up, then a factor ``gamma`` after ``patience`` + 1 evaluations in a row without improvement.
 
-    Better is more than ``best`` by one part in 10,000. Evaluations during the warm-up don't count; an evaluation of 0
-    does. The state (best, bad, drops) belongs in a checkpoint.
+    An improvement is more than one part in 10,000. Evaluations during the warm-up do not count; a figure of 0 does. The
+    state (best, bad, drops) belongs in a checkpoint.
     """
 
     patience: int = 3
@@ -126,13 +148,13 @@ class Plateau:
     drops: int = 0
 
     def rate(self, step: int, base: float) -> float:
-        """Give the rate of the step with this number, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         if step < self.warmup:
             return base * _warm(step, self.warmup, self.warmup_factor)
         return max(base * self.gamma**self.drops, min(self.floor, base))
 
     def observe(self, figure: float, step: int) -> None:
-        """Take note of an evaluation after ``step`` steps."""
+        """Record the figure of an evaluation after ``step`` steps."""
         if step < self.warmup:
             return
         if figure > self.best * 1.0001 or self.best == -math.inf:
@@ -151,12 +173,12 @@ def _warm(step: int, length: int, factor: float) -> float:
 
 
 def decay_factor(step: int, milestones: Sequence[int], ratio: float = 0.667, gamma: float = 0.1) -> float:
-    """Give the factor of every weight decay at a step: smaller a while before each milestone (GLIP-L)."""
+    """The factor of the weight decay at a step, which falls some time before each milestone (GLIP-L)."""
     return gamma ** sum(step >= milestone * ratio for milestone in milestones)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, decay: float = 1.0) -> float:
-    """Set the rate of each group for the step with this number (from 0); gives that of the first group."""
+    """Set the rates of all groups for a step, counted from 0, and return that of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = schedule.rate(step, group["base_lr"])
         group["weight_decay"] = group["base_decay"] * decay
@@ -164,9 +186,12 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, d
 
 
 class Average:
-    """A running average of a model's whole state: after each step, average = decay x average + (1 - decay) x state.
+    """A running average of a model's state: after each step, average = decay x average + (1 - decay) x state.
 
-    warmup: makes the decay at most (n + 1) / (n + 1 + warmup) in step n, counted from 0.
+    Args:
+        model: Its state is where the average starts.
+        decay: See above.
+        warmup: Limits the decay to (n + 1) / (n + 1 + warmup) in step n, counted from 0.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: int = 0) -> None:
@@ -175,6 +200,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int = 0) -> None:
+        """Follow the model's state after a step."""
         decay = min(self.decay, (step + 1) / (step + 1 + self.warmup))
         for key, value in model.state_dict().items():
             if value.is_floating_point():
@@ -184,10 +210,10 @@ class Average:
 
     @contextmanager
     def in_place_of(self, model: nn.Module) -> Iterator[None]:
-        """Lend the model the average; afterwards it has its own state again, bit for bit."""
-        own = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        """A context in which the model has the averaged state; afterwards its state is restored bit for bit."""
+        state = {key: value.detach().clone() for key, value in model.state_dict().items()}
         model.load_state_dict(self.state)
         try:
             yield
         finally:
-            model.load_state_dict(own)
+            model.load_state_dict(state)

@@ -176,7 +176,7 @@ def plan_text(described: dict[str, Any]) -> str:
         lines.append(f"data         missing: {described['data_missing']}")
     else:
         lines += [
-            f"data         {name}: {count:,} samples, {100 * described['share'][name]:.1f} % of what is seen"
+            f"data         {name}: {count:,} samples, {100 * described['share'][name]:.1f} % of the images"
             for name, count in described["samples"].items()
         ]
         lines.append(f"epochs       {described['epochs']}")

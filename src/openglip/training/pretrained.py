@@ -1,4 +1,4 @@
-"""Encoders start from the released weights of other models: a part of a model is filled from a file of that part."""
+"""Released weights of other models as the start of the encoders."""
 
 from __future__ import annotations
 
@@ -17,27 +17,35 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def load_parts(model: nn.Module, parts: Mapping[str, str], folder: Path) -> None:
-    """Copy into the parameters whose names begin with a key the tensors of its file, by name and shape.
+    """Load parts of a model from the checkpoints of other models, by name and shape.
 
-    Names match by their end ("bert.encoder..." serves "encoder..."). What the file lacks keeps its initial value and is
-    logged. Raises WeightsError when less than half of a part is found: the file is of another model.
+    Names match by their end ("bert.encoder..." matches "encoder..."). Tensors that a file lacks keep their initial
+    values and are logged.
+
+    Args:
+        model: The model.
+        parts: Checkpoints by the beginning of the names that they fill.
+        folder: The checkpoints' paths are below it.
+
+    Raises:
+        WeightsError: A file has less than half of the tensors, so it is of another model.
     """
     for prefix, name in parts.items():
-        found = read_checkpoint(folder / name).state
-        found = {key.replace(".gamma", ".weight").replace(".beta", ".bias"): value for key, value in found.items()}
-        own = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+        state = read_checkpoint(folder / name).state
+        state = {key.replace(".gamma", ".weight").replace(".beta", ".bias"): value for key, value in state.items()}
+        part = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
         missing = []
-        for key, value in own.items():
+        for key, value in part.items():
             end = key.removeprefix(prefix)
-            fitting = [other for other in found if other == end or other.endswith(f".{end}")]
-            fitting = [other for other in fitting if found[other].shape == value.shape]
-            if fitting:
-                value.copy_(found[min(fitting, key=len)])
+            matching = [other for other in state if other == end or other.endswith(f".{end}")]
+            matching = [other for other in matching if state[other].shape == value.shape]
+            if matching:
+                value.copy_(state[min(matching, key=len)])
             else:
                 missing.append(end)
-        if not own or 2 * len(missing) > len(own):
+        if not part or 2 * len(missing) > len(part):
             raise WeightsError(
-                f"{folder / name} fits only {len(own) - len(missing)} of the {len(own)} tensors of {prefix!r}: "
+                f"{folder / name} has only {len(part) - len(missing)} of the {len(part)} tensors of {prefix!r}: "
                 f"it is of another model (missing: {', '.join(missing[:5])})"
             )
         if missing:

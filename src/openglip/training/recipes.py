@@ -1,9 +1,10 @@
-"""The published recipes, and the two-minute `debug`. Docstrings are lab notes: data, score, hardware, hours, command.
+"""The published recipes, `nano` for data of one's own, and the two-minute `debug`.
 
-What lies where in a recipe's `data`: `published_data`. Sources: S: docs/spec.md 11.1 and 11.2 (published files and the
-repository's table); H: hours on V100 = images seen / (images a second and card of the paper's table 7).
-Official mixed precision is fp16; `--set precision=bf16` on cards that have it. batch_size is global:
-`torchrun --nproc_per_node 8 -m openglip.cli.main train NAME` shares it out, `accumulate` fits it into less memory.
+Docstrings are lab notes: data, score, hardware, hours, command. `published_data` describes the layout of a recipe's
+`data`. Sources: S: docs/spec.md 11.1 and 11.2 (published files and the repository's table); H: hours on V100 = images
+seen / (images per second and card in the paper's table 7). The official mixed precision is fp16; use
+`--set precision=bf16` on cards that support it. batch_size is global: `torchrun --nproc_per_node 8 -m openglip.cli.main
+train NAME` divides it among processes, `accumulate` makes it need less memory.
 """
 
 from __future__ import annotations
@@ -54,53 +55,53 @@ def _tiny(name: str, steps: int, sources: public.SourceFunction) -> Recipe:
 def glip_t_a() -> Recipe:
     """GLIP-T (A): words without fusion.
 
-    Data: Objects365 (0.66M pictures, 30 times). Score: 42.9 AP zero-shot on COCO, 52.9 fine-tuned (S). Hardware: 32
+    Data: Objects365 (0.66M images, 30 times). Score: 42.9 AP zero-shot on COCO, 52.9 fine-tuned (S). Hardware: 32
     V100, batch 64, 11.5 GB a card. Hours: about 1,970 V100 hours (H). Command:
     `openglip train glip-t-a --set data=DATA`.
     """
-    return _tiny("glip-t-a", 309_000, public.a_and_b)
+    return _tiny("glip-t-a", 309_000, public.glip_t_a_data)
 
 
 def glip_t_b() -> Recipe:
     """GLIP-T (B): with fusion.
 
-    Data: Objects365 (0.66M pictures, 30 times). Score: 44.9 AP zero-shot on COCO, 53.8 fine-tuned (S). Hardware: 32
+    Data: Objects365 (0.66M images, 30 times). Score: 44.9 AP zero-shot on COCO, 53.8 fine-tuned (S). Hardware: 32
     V100, batch 64, 16 GB a card. Hours: about 3,400 V100 hours (H). Command: `openglip train glip-t-b --set data=DATA`.
     """
-    return _tiny("glip-t-b", 309_000, public.a_and_b)
+    return _tiny("glip-t-b", 309_000, public.glip_t_a_data)
 
 
 def glip_t_c() -> Recipe:
-    """GLIP-T (C): grounding data beside detection.
+    """GLIP-T (C): grounding data in addition to detection data.
 
     Data: Objects365 and GoldG without COCO (1.43M, 30 times). Score: 46.7 AP zero-shot on COCO, 55.1 fine-tuned; LVIS
     minival APr 17.7 (S). Hardware: 32 V100, batch 64, 16 GB a card. Hours: about 7,360 V100 hours (H). Command:
     `openglip train glip-t-c --set data=DATA`.
     """
-    return _tiny("glip-t-c", 670_000, public.c)
+    return _tiny("glip-t-c", 670_000, public.glip_t_c_data)
 
 
 def glip_t() -> Recipe:
-    """GLIP-T: captions of the web with pseudo boxes on top.
+    """GLIP-T: captions of the web with pseudo boxes in addition.
 
     Data: that of (C), and CC3M and SBU with boxes of a teacher (`openglip label` makes them). Score: 46.6 AP zero-shot
     on COCO, 55.2 fine-tuned; LVIS minival APr 20.1 (S). The published files don't say how long; 30 times 5.43M is the
     upper bound. Hardware: 32 V100, batch 64, 16 GB a card. Hours: at most 27,900 V100 hours (H). Command:
     `openglip train glip-t --set data=DATA`.
     """
-    return _tiny("glip-t", 2_545_000, public.t)
+    return _tiny("glip-t", 2_545_000, public.glip_t_data)
 
 
 def glip_l() -> Recipe:
     """GLIP-L.
 
     Data: Objects365, Open Images, Visual Genome, ImageNet boxes, GoldG, and 24M captions with pseudo boxes (score above
-    0.5, up to 20 unrelated captions beside). Score: 51.4 AP zero-shot on COCO, 61.7 fine-tuned; LVIS minival APr 30.1
+    0.5, with up to 20 unrelated captions). Score: 51.4 AP zero-shot on COCO, 61.7 fine-tuned; LVIS minival APr 30.1
     (S). Hardware: 64 V100, batch 64, 23.4 GB a card. Hours: about 20,200 V100 hours (H). Command:
     `openglip train glip-l --set data=DATA`. Patch embedding and first stage stay frozen, as in the published file.
     """
     return replace(
-        _tiny("glip-l", 1_000_000, public.large),
+        _tiny("glip-l", 1_000_000, public.glip_l_data),
         weight_decay=0.01,
         decay_schedule=True,
         precision="fp32",
@@ -115,7 +116,7 @@ def _dyhead(name: str) -> Recipe:
 
 
 def dyhead_t() -> Recipe:
-    """DyHead-T: the closed-set baseline, classes in place of words.
+    """DyHead-T: the closed-set baseline, classes instead of words.
 
     Data: COCO 2017 train (24 times). Score: 49.4 AP on COCO, with classes as with words (GLIP paper). No file of it was
     published; its numbers are those of (A).
@@ -214,9 +215,9 @@ def _own_data(recipe: Recipe) -> Sequence[Source]:
 
 
 def debug() -> Recipe:
-    """Coloured shapes in two minutes, to see that training works.
+    """Coloured shapes in two minutes, to check that training works.
 
-    Data: generated, no download; four colour-shape pairs never occur in training. Each name is read by itself, which
+    Data: generated, no download; four colour-shape pairs never occur in training. Each name is encoded by itself, which
     is learned faster. Score: AP50 of at least 0.5 on those four. Hardware: two CPU cores. Hours: two minutes. Command:
     `openglip train debug`.
     """
@@ -243,7 +244,7 @@ def debug() -> Recipe:
 
 
 def _shapes(recipe: Recipe) -> Sequence[Source]:
-    """Names drawn at any number, so that short prompts occur too; some are one half of a pair: both are learned."""
+    """Any number of names, so that short prompts occur too; some are only a colour or a shape."""
     prompt = partial(detection_prompt_with_negatives, max_negatives=9, control=(0.0, 0.0, 0.0, 0.0))
     return [Source("shapes", Shapes(20_000, seed=recipe.seed, halves=0.4), prompt)]
 

@@ -1,7 +1,7 @@
-"""Generated pictures of coloured shapes: training data that needs no download.
+"""Generated images of coloured shapes: training data that needs no download.
 
 A category is a colour and a shape ("red circle"). Some pairs never occur in training, though their colour and their
-shape do; a model finds them only if it has learned words rather than classes.
+shape do; only a model that has learned words rather than classes detects them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,13 @@ SIDE = 96
 
 
 class Shapes(Sequence[Sample]):
-    """Pictures with three or four shapes; picture i is always the same.
+    """Images with three or four shapes; image i is always the same.
 
-    pairs: those that occur. halves: share of the pictures whose categories are colours alone or shapes alone.
+    Args:
+        length: Number of images.
+        pairs: The categories that occur.
+        seed: Of the images.
+        halves: Share of the images whose categories are colours alone or shapes alone.
     """
 
     def __init__(self, length: int, pairs: Sequence[str] = SEEN, seed: int = 0, halves: float = 0.0) -> None:
@@ -57,7 +61,7 @@ class Shapes(Sequence[Sample]):
         grey = rng.randint(60, 130)
         image = Image.new("RGB", (SIDE, SIDE), tuple(grey + rng.randint(-15, 15) for _ in range(3)))
         boxes, labels = [], []
-        for cell in rng.sample(range(4), rng.randint(3, 4)):  # one shape in a quarter, so that none is covered
+        for cell in rng.sample(range(4), rng.randint(3, 4)):  # one shape per quarter, so that none is covered
             label = rng.randrange(len(self.pairs))
             side = rng.randint(26, 42)
             left = (cell % 2) * (SIDE // 2) + rng.randint(2, SIDE // 2 - 4 - side)
@@ -72,7 +76,7 @@ class Shapes(Sequence[Sample]):
             categories = (tuple(COLOURS), SHAPES)[half]
             labels = [categories.index(self.pairs[label].split()[half]) for label in labels]
         encoded = io.BytesIO()
-        image.save(encoded, "BMP")  # no time is spent on packing
+        image.save(encoded, "BMP")  # fast to encode
         return Sample(
             encoded.getvalue(),
             (SIDE, SIDE),
@@ -98,8 +102,6 @@ def _draw(draw: ImageDraw.ImageDraw, shape: str, colour: tuple[int, ...], box: t
         draw.rectangle(box, fill=colour)
     elif shape == "triangle":
         draw.polygon([(left, bottom), (right, bottom), (math.floor((left + right) / 2), top)], fill=colour)
-    elif shape == "ring":
-        draw.ellipse(box, outline=colour, width=thick)
     else:
         middle_x, middle_y, half = (left + right) // 2, (top + bottom) // 2, thick // 2
         draw.rectangle((middle_x - half, top, middle_x + half, bottom), fill=colour)

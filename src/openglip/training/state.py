@@ -138,14 +138,14 @@ class RunState:
         Raises:
             ConfigError: The recipe was changed so that the checkpoint does not fit it.
         """
-        found = checkpoint.newest(folder / "checkpoints")
-        step = found[0] if found else 0
+        newest = checkpoint.newest(folder / "checkpoints")
+        step = newest[0] if newest else 0
         if from_first_rank(step, self.device) != step:
             raise ConfigError(
                 f"process {rank()} finds other checkpoints in {folder} than the first: all need one folder"
             )
-        if found is not None:
-            self._load(found[1], folder)
+        if newest is not None:
+            self._load(newest[1], folder)
         self._judge_by(self.recipe.best)
 
     def _load(self, state: dict[str, Any], folder: Path) -> None:
@@ -163,8 +163,8 @@ class RunState:
             raise ConfigError(
                 f"{folder}/recipe.json trains other parameters than its checkpoint (frozen, lr_of, text_lr): {error}"
             ) from error
-        for group, own_rates in zip(self.optimizer.param_groups, rates, strict=True):
-            group.update(own_rates)  # those of the recipe, which may have been changed
+        for group, recipe_rates in zip(self.optimizer.param_groups, rates, strict=True):
+            group.update(recipe_rates)  # those of the recipe, which may have been changed
         if self.average and state["average"].keys() != self.average.state.keys():
             raise ConfigError(f"{folder}/recipe.json asks for an average, its checkpoint holds none")
         self.scaler.load_state_dict(state["scaler"])

@@ -1,4 +1,4 @@
-"""Copies of a run's figures for TensorBoard or Weights & Biases; the JSON lines stay the record."""
+"""A run's figures in TensorBoard or Weights & Biases, in addition to its JSON lines."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from typing import Any
 from openglip.errors import ConfigError, MissingExtraError
 
 Track = Callable[[str, int, Mapping[str, Any]], None]
-"""Takes what kind of line it is ("train", "evaluation"), the step, and the line."""
+"""Receives the kind of a line ("train", "evaluation"), its step, and the line."""
 
 
 def trackers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> list[Track]:
-    """Open trackers by name. Raises ConfigError for an unknown one, MissingExtraError without its package."""
-    known = {"tensorboard": _tensorboard, "wandb": _wandb}
+    """Open trackers by name.
+
+    Args:
+        names: "tensorboard", "wandb".
+        folder: Of the run.
+        settings: Of the run, for trackers that show them.
+
+    Raises:
+        ConfigError: There is no such tracker.
+        MissingExtraError: Its package is not installed.
+    """
+    available = {"tensorboard": _tensorboard, "wandb": _wandb}
     for name in names:
-        if name not in known:
-            raise ConfigError(f"there is no tracker {name!r}: {', '.join(known)}")
-    return [known[name](folder, settings) for name in names]
+        if name not in available:
+            raise ConfigError(f"there is no tracker {name!r}: {', '.join(available)}")
+    return [available[name](folder, settings) for name in names]
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
@@ -47,11 +57,11 @@ def _wandb(folder: Path, settings: Mapping[str, Any]) -> Track:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingExtraError("wandb", "wandb", "the tracker wandb") from error
-    kept = folder / "wandb-id"  # of this run alone, the same after a resume
-    if not kept.is_file():
-        kept.write_text(uuid.uuid4().hex)
+    id_file = folder / "wandb-id"  # the id stays the same after a resume
+    if not id_file.is_file():
+        id_file.write_text(uuid.uuid4().hex)
     run = wandb.init(
-        dir=str(folder), config=dict(settings), resume="allow", id=kept.read_text(), name=folder.resolve().name
+        dir=str(folder), config=dict(settings), resume="allow", id=id_file.read_text(), name=folder.resolve().name
     )
 
     def track(kind: str, step: int, line: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ def on_coco(path: StrPath, images: StrPath | None = None) -> Callable[[nn.Module
     files = image_files(load_coco(path, Findings(keep=False)), images)
     names = [str(image.get("file_name", "")) for image in annotations.images]
     if missing := [name for name in names if files.find(name) is None]:
-        raise DataError(f"{path}: {len(missing)} pictures are not in {files.path}, the first is {missing[0]}")
+        raise DataError(f"{path}: {len(missing)} images are not in {files.path}, the first is {missing[0]}")
 
     def evaluate(model: nn.Module) -> Figures:
         contents = (image_content(files.reference(name)) for name in names)
