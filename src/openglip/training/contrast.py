@@ -169,20 +169,11 @@ def all_processes(x: Tensor) -> list[Tensor]:
     """A tensor of each process, by rank; they may differ in size. This process's keeps its gradient."""
     if world_size() == 1:
         return [x]
-    shapes = [torch.zeros(x.ndim, dtype=torch.int64, device=x.device) for _ in range(world_size())]
-    dist.all_gather(shapes, torch.tensor(x.shape, device=x.device))
-    largest = torch.stack(shapes).amax(0).tolist()
-    padding = [
-        extra for most, side in zip(reversed(largest), reversed(x.shape), strict=True) for extra in (0, most - side)
-    ]
-    sent = F.pad(x.detach().to(torch.uint8) if x.dtype == torch.bool else x.detach(), padding).contiguous()
-    received = [torch.empty_like(sent) for _ in shapes]
-    dist.all_gather(received, sent)
-    gathered = [
-        each[tuple(slice(int(n)) for n in shape)].to(x.dtype) for each, shape in zip(received, shapes, strict=True)
-    ]
-    gathered[rank()] = x
-    return gathered
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, x.detach().cpu())
+    tensors = [each.to(x.device) for each in gathered]
+    tensors[rank()] = x
+    return tensors
 
 
 def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:

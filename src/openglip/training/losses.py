@@ -18,7 +18,7 @@ from openglip.errors import DataError
 from openglip.model.anchors import BoxCoder
 from openglip.model.head import HeadOutputs
 from openglip.structures.boxes import elementwise_giou
-from openglip.training.assign import Normalisers, Targets
+from openglip.training.assign import Targets
 from openglip.training.batches import Batch
 
 SURELY_NOT = -1e4  # a logit with exactly zero focal loss and gradient where the target is negative
@@ -72,25 +72,52 @@ class Criterion(Protocol):
 
 
 @dataclass(frozen=True)
-class GroundingCriterion:
-    """Loss of a model that scores anchors against the tokens of a text: terms ``token``, ``box`` and ``centerness``.
-
-    A box without tokens still trains its location.
+class _BoxCriterion:
+    """The terms that all criteria share.
 
     Attributes:
         coder: The code of the box outputs.
         alpha: Weight of positives in the focal loss.
         gamma: Exponent of the focal loss.
         box_weight: Weight of the term ``box``.
-        background_column: For comparison with the official code: 255 reproduces that it asks background anchors for
-            column 255. That is padding, and so without effect, unless a text fills all 256 positions; then it is the
-            final [SEP], and the loss is wrong.
     """
 
     coder: BoxCoder = field(default_factory=BoxCoder)
     alpha: float = 0.25
     gamma: float = 2.0
     box_weight: float = 2.0
+
+    def _terms(
+        self, name: str, outputs: HeadOutputs, positive: Tensor, mask: Tensor | None, targets: Targets
+    ) -> dict[str, Tensor]:
+        """The focal loss of the columns, under this name, then ``box`` and ``centerness``."""
+        assert targets.normalisers is not None, "targets of a criterion come from assign_batches"
+        positives, centerness = targets.normalisers
+        image, anchor = (targets.matched >= 0).nonzero(as_tuple=True)
+        # indexing keeps the graph when nothing matched: the terms are 0 and every parameter has a gradient
+        deltas = _at_least_float32(outputs.box_regression[image, anchor])
+        giou = giou_loss(self.coder.decode(deltas, targets.anchors[anchor]), targets.boxes)
+        central = centerness_loss(_at_least_float32(outputs.centerness[image, anchor]), targets.centerness)
+        focal = token_focal_loss(_at_least_float32(outputs.logits), positive, mask, self.alpha, self.gamma)
+        return {
+            name: focal / positives,
+            "box": (giou * targets.centerness).sum() / centerness * self.box_weight,
+            "centerness": central / positives,
+        }
+
+
+@dataclass(frozen=True)
+class GroundingCriterion(_BoxCriterion):
+    """Loss of a model that scores anchors against the tokens of a text: terms ``token``, ``box`` and ``centerness``.
+
+    A box without tokens still trains its location. Attributes are, besides those of all criteria:
+
+    Attributes:
+        background_column: For comparison with the official code: 255 reproduces that it asks background anchors for
+            column 255. That is padding, and so without effect, unless a text fills all 256 positions; then it is the
+            final [SEP], and the loss is wrong.
+    """
+
     background_column: int | None = None
 
     def __call__(self, outputs: HeadOutputs, batch: Batch, targets: Targets) -> dict[str, Tensor]:
@@ -98,25 +125,11 @@ class GroundingCriterion:
         positive = rows_of_boxes(targets.matched, [tokens for _, tokens in batch.targets], outputs.logits.shape[2])
         if self.background_column is not None and self.background_column < positive.shape[2]:
             positive[..., self.background_column] |= targets.matched < 0
-        mask = batch.mask.bool()
-        token = token_focal_loss(_at_least_float32(outputs.logits), positive, mask, self.alpha, self.gamma)
-        return {
-            "token": token / _counts(targets).positives,
-            **_box_terms(outputs, targets, self.coder, self.box_weight),
-        }
+        return self._terms("token", outputs, positive, batch.mask.bool(), targets)
 
 
-@dataclass(frozen=True)
-class ClosedSetCriterion:
-    """Loss of a detector whose classes are columns: terms ``class``, ``box`` and ``centerness``.
-
-    Attributes are those of `GroundingCriterion`.
-    """
-
-    coder: BoxCoder = field(default_factory=BoxCoder)
-    alpha: float = 0.25
-    gamma: float = 2.0
-    box_weight: float = 2.0
+class ClosedSetCriterion(_BoxCriterion):
+    """Loss of a detector whose classes are columns: terms ``class``, ``box`` and ``centerness``."""
 
     def __call__(self, outputs: HeadOutputs, batch: Batch, targets: Targets) -> dict[str, Tensor]:
         """See `Criterion`.
@@ -130,9 +143,7 @@ class ClosedSetCriterion:
             if labels is None:
                 raise DataError(f"image {batch.image_ids[image]!r} of {batch.sources[image]} has no class labels")
             rows.append(F.one_hot(labels, classes).bool())
-        positive = rows_of_boxes(targets.matched, rows, classes)
-        loss = token_focal_loss(_at_least_float32(outputs.logits), positive, None, self.alpha, self.gamma)
-        return {"class": loss / _counts(targets).positives, **_box_terms(outputs, targets, self.coder, self.box_weight)}
+        return self._terms("class", outputs, rows_of_boxes(targets.matched, rows, classes), None, targets)
 
 
 def rows_of_boxes(matched: Tensor, rows: Sequence[Tensor], columns: int) -> Tensor:
@@ -160,24 +171,6 @@ def rows_of_boxes(matched: Tensor, rows: Sequence[Tensor], columns: int) -> Tens
         if len(image_rows):
             row_of_anchor[image, positive] = image_rows[indices[positive]].bool()
     return row_of_anchor
-
-
-def _counts(targets: Targets) -> Normalisers:
-    assert targets.normalisers is not None, "targets of a criterion come from assign_batches"
-    return targets.normalisers
-
-
-def _box_terms(outputs: HeadOutputs, targets: Targets, coder: BoxCoder, box_weight: float) -> dict[str, Tensor]:
-    counts = _counts(targets)
-    image, anchor = (targets.matched >= 0).nonzero(as_tuple=True)
-    # indexing keeps the graph when nothing matched: the terms are 0 and every parameter has a gradient
-    predicted = coder.decode(_at_least_float32(outputs.box_regression[image, anchor]), targets.anchors[anchor])
-    box = (giou_loss(predicted, targets.boxes) * targets.centerness).sum() / counts.centerness
-    logits = _at_least_float32(outputs.centerness[image, anchor])
-    return {
-        "box": box * box_weight,
-        "centerness": centerness_loss(logits, targets.centerness) / counts.positives,
-    }
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -105,15 +105,11 @@ def train(
         resolved = run.start(recipe, folder, settings)
     if evaluate is None and resolved.evaluate_every:
         evaluate = evaluation_of(resolved)
-    figures: dict[str, float] = {}
 
     def report_line(kind: str, line: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in line.items() if isinstance(value, int | float)}
         done = numbers.pop("step")
         total = numbers.pop("steps", resolved.steps)
-        if kind == "evaluation":
-            figures.clear()
-            figures.update({name: value for name, value in numbers.items() if name != "seconds"})
         if progress:
             progress(Progress(int(done), int(total), "steps", "" if kind == "train" else kind, numbers))
         if report:
@@ -124,7 +120,7 @@ def train(
         folder,
         counters.step,
         counters.skipped,
-        figures or _last_figures(folder),
+        _last_figures(folder),
         counters.best if counters.best_step else None,
         counters.best_step or None,
         resolved,
@@ -132,7 +128,7 @@ def train(
 
 
 def _last_figures(folder: Path) -> dict[str, float]:
-    """Figures of a run's last evaluation in its log: a run that was finished before evaluates nothing."""
+    """The figures of a run's last evaluation, from its log."""
     from openglip.training.logs import EVALUATIONS
 
     path = folder / EVALUATIONS
