@@ -41,6 +41,7 @@ WRONG_USE = {
     "a prompt without a name": (["detect", CAT, "--prompt", " . , "], "holds no name"),
     "names twice": (["detect", CAT, "--prompt", "cat. cat", "--model", "debug"], "leave one out"),
     "no file of names": (["detect", CAT, "--categories", "absent.txt"], "absent.txt"),
+    "an empty folder of results": (["detect", CAT, "--prompt", "cat", "--output", ""], "variable"),
     "unknown format": (["detect", CAT, "--prompt", "cat", "--format", "xml"], "xml"),
     "unknown model": (["detect", CAT, "--prompt", "cat", "--model", "glip-tt"], "glip-t"),
     "unknown device": (["detect", CAT, "--prompt", "cat", "--model", "debug", "--device", "gpu"], "gpu"),

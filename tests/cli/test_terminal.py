@@ -83,6 +83,7 @@ def test_a_signal_ends_in_order(detect: list[str], tmp_path: Path, name: str) ->
     _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + getattr(signal, name)
     assert b"Traceback" not in error
+    assert f"ended by {name}".encode() in error
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -1,5 +1,7 @@
 import io
+import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from data.small_sets import encoded, write, write_tar
@@ -89,3 +91,11 @@ def test_what_is_no_list_of_names_is_refused_by_name(tmp_path, name, content, me
     path = write(tmp_path / name, content)
     with pytest.raises(PromptError, match=f"{name}.*{message}.*one per line"):
         read_names(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a pipe of POSIX")
+def test_names_through_a_pipe_are_read_once(tmp_path):
+    os.mkfifo(tmp_path / "names")
+    with ThreadPoolExecutor() as pool:
+        pool.submit((tmp_path / "names").write_text, '["cup"]')
+        assert read_names(tmp_path / "names") == ["cup"]

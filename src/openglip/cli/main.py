@@ -13,6 +13,8 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +35,8 @@ class _Verbs(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         options = args[: args.index("--")] if "--" in args else args
         ctx.meta["openglip.debug"] = "--debug" in options
+        if "--output=" in args or ("--output", "") in pairwise(args):
+            raise typer.BadParameter("--output is empty: is a variable not set?")
         args = [re.sub(r"^(--[\w-]+=)?(~(?:[/\\].*)?)$", _at_home, arg, flags=re.DOTALL) for arg in args]
         return super().parse_args(ctx, [arg for i, arg in enumerate(args) if arg != "--debug" or i >= len(options)])
 
@@ -78,6 +82,8 @@ def _at_home(match: re.Match[str]) -> str:
 def _end(number: int, frame: object) -> None:
     """End in order, so that unfinished files are removed."""
     signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError):  # not by sys.stderr, which may be in the middle of a write
+        os.write(2, f"ended by {signal.Signals(number).name}: what is written is whole\n".encode())
     raise SystemExit(128 + number)
 
 

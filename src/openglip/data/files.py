@@ -157,15 +157,19 @@ def read_text(path: StrPath) -> str:
 
 def read_json(path: StrPath) -> object:
     """A JSON file. Raises DataError with file, line and column."""
+    return _parse_json(read_text(path), path)
+
+
+def _parse_json(text: str, path: StrPath) -> object:
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not json at line {error.lineno}, column {error.colno}: {error.msg}") from error
 
 
 def read_yaml(path: StrPath) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises DataError that names the file."""
-    content = _any_yaml(path)
+    content = _parse_yaml(read_text(path), path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: no mapping")
     return content
@@ -176,11 +180,11 @@ def read_lines(path: StrPath) -> list[str]:
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
-def _any_yaml(path: StrPath) -> Any:
+def _parse_yaml(text: str, path: StrPath) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not yaml: {error}") from error
 
@@ -201,7 +205,7 @@ def read_names(path: StrPath) -> list[str]:
         text = read_text(path)
         is_yaml = suffix in (".yaml", ".yml")
         if is_yaml or suffix == ".json" or text.lstrip()[:1] in ("[", "{"):
-            content: Any = _any_yaml(path) if is_yaml else read_json(path)
+            content: Any = _parse_yaml(text, path) if is_yaml else _parse_json(text, path)
             if isinstance(content, dict):
                 content = content.get("names", content.get("categories", content))
             items = content.values() if isinstance(content, dict) else content
