@@ -11,14 +11,15 @@ import openglip
 from openglip.nano.model import Nano
 from openglip.weights import files
 from openglip.weights.files import read_checkpoint, write_safetensors
-from openglip.weights.keys import NANO_FORMAT_1, NANO_FORMAT_1_INNER, current_keys
+from openglip.weights.keys import current_keys, nano_format_1
 
 
 def format_1_key(key: str) -> str:
     """The key under which openglip 0.1 stored a tensor of `nano`."""
+    names, later_names = nano_format_1()
     first, *rest = key.split(".")
-    first = {new: old for old, new in NANO_FORMAT_1.items()}.get(first, first)
-    inner = {new: old for old, new in NANO_FORMAT_1_INNER.get(first, {}).items()}
+    first = {new: old for old, new in names.items()}.get(first, first)
+    inner = {new: old for old, new in later_names.get(first, {}).items()}
     return ".".join([first, *(inner.get(part, part) for part in rest)])
 
 

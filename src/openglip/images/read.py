@@ -41,19 +41,8 @@ _TRANSPOSE_TO_UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose height and width are swapped
 # What Pillow's decoders raise for damaged files, collected by feeding them such files.
 _DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    AttributeError,
-    struct.error,
-    zlib.error,
-    MemoryError,
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError),
+    *(AttributeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
 

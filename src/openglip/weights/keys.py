@@ -6,8 +6,11 @@ are dropped when a file is read and computed again when one is written. Source: 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -17,50 +20,6 @@ from openglip.errors import ConfigError
 from openglip.model.swin import relative_position_index
 from openglip.weights.records import BY_FILE
 
-# Keys of the embedded model in files of format 1 (openglip 0.1): by their first part,
-_NANO_BLOCKS = ("down", "up", "named", "placed")
-NANO_FORMAT_1 = {
-    "join": "lateral",
-    "down": "top_down",
-    "stride": "downsample",
-    "up": "bottom_up",
-    "named": "alignment_branch",
-    "placed": "box_branch",
-    "boxes": "box_regression",
-    "central": "centerness",
-    "words": "text_projection",
-    "looks": "text_attention",
-    "asks": "query_projection",
-    "names": "class_embeddings",
-    "others": "synonym_embeddings",
-    "likeness": "class_similarity",
-    "trust": "detector_weight",
-    "prior": "prior_logit",
-    "calibration": "tower_calibration",
-    "own": "detector_calibration",
-    "second_look": "second_stage",
-}
-# and by a later part, in modules whose keys begin with the name on the left.
-NANO_FORMAT_1_INNER = {
-    **{block: {"depth": "depthwise", "widen": "pointwise1", "narrow": "pointwise2"} for block in _NANO_BLOCKS},
-    "looks": {"keys": "key_value", "out": "output", "feed": "feed_forward"},
-    "second_look": {
-        "point": "point_projection",
-        "shape": "grid_projection",
-        "mean": "mean_projection",
-        "fit": "alignment_projection",
-        "place": "geometry_projection",
-        "words": "text_projection",
-        "gate": "text_gate",
-        "mix": "mlp",
-        "compare": "relations",
-        "three": "qkv",
-        "lie": "geometry",
-        "out": "output",
-        "feed": "feed_forward",
-        "trust": "first_stage_weight",
-    },
-}
 PREFIX = "module."  # of the official distributed wrapper
 _REGENERATED = re.compile(r"relative_position_index$|embeddings\.position_ids$|anchor_generator\.cell_anchors\.\d+$")
 # Parts of the official training set-up that no prediction uses.
@@ -83,10 +42,22 @@ def current_keys(state: Mapping[str, Tensor], model: str | None, version: int) -
     return {_nano_key(key): value for key, value in state.items()}
 
 
+@cache
+def nano_format_1() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Keys of the embedded model in files of format 1 (openglip 0.1), each with today's.
+
+    Returns:
+        First parts of keys, and later parts by the first part of the old key.
+    """
+    table = json.loads((files(__package__) / "nano_format_1.json").read_text("utf-8"))
+    return table["first"], table["later"]
+
+
 def _nano_key(key: str) -> str:
+    names, later_names = nano_format_1()
     first, *rest = key.split(".")
-    inner = NANO_FORMAT_1_INNER.get(first, {})
-    return ".".join([NANO_FORMAT_1.get(first, first), *(inner.get(part, part) for part in rest)])
+    later = later_names.get(first, {})
+    return ".".join([names.get(first, first), *(later.get(part, part) for part in rest)])
 
 
 def from_official(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -33,7 +33,7 @@ class WeightsRecord:
 
     Attributes:
         model: Name of the model, as `openglip.load` takes it.
-        parameters: Their number; None if nobody needs it.
+        parameters: Number of parameters; None for a model that nobody compares.
         about: What the model is, in one line.
         builder: The function that builds it, "module:function".
         licence: Terms of the weights. Of embedded weights these are in their metadata, as are the training data and the
