@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +44,7 @@ Threshold = Annotated[float, typer.Option(min=0, max=1, help="Only labels with a
 
 @label_app.command("run")
 def run(
+    context: typer.Context,
     sources: Sources,
     output: Annotated[Path, typer.Option(help="Folder for shards, failures and the manifest.")],
     model: Model = "nano",
@@ -89,37 +91,13 @@ def run(
     from openglip.labelling.run import label
     from openglip.labelling.shards import LabelSettings
 
-    manifest = label(
-        sources,
-        output,
-        model=model,
-        weights=weights,
-        categories=None if categories is None else read_names(categories),
-        images=images,
-        workers=workers,
-        engine=engine,  # type: ignore[arg-type]
-        address=address,
-        shard_size=shard_size,
-        labels=LabelSettings(
-            chunker=chunker,  # type: ignore[arg-type]
-            max_phrases=max_phrases,
-            min_words=min_words,
-            min_side=min_side,
-            max_share=max_share,
-            boxes_per_phrase=boxes_per_phrase,
-            phrase_nms=phrase_nms,
-        ),
-        drop_duplicates=drop_duplicates,
-        exclude=exclude,
-        device=device,
-        precision=precision,
-        threads=threads,
-        agreement=agreement,
-        progress=(lambda progress: None) if quiet else show_progress,
-        threshold=threshold,
-        short_side=short_side,
-        batch_size=batch_size,
-    )
+    # the other options have the names of the fields of LabelSettings or of the parameters of `label`
+    same_name = {name: value for name, value in context.params.items() if name not in ("sources", "as_json", "quiet")}
+    settings = {field.name: same_name.pop(field.name) for field in fields(LabelSettings) if field.name in same_name}
+    if categories is not None:
+        same_name["categories"] = read_names(categories)
+    progress = (lambda progress: None) if quiet else show_progress
+    manifest = label(sources, labels=LabelSettings(**settings), progress=progress, **same_name)
     if not quiet:
         end_progress()
     _print_status(manifest, as_json)

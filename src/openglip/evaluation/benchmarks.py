@@ -125,11 +125,12 @@ def benchmark_sets(
             raise ConfigError(f"{name} is an option of {', '.join(BENCHMARKS_WITH[name])}, not of {benchmark}")
     if benchmark in ("flickr30k", "refcoco", "odinw") and not isinstance(source, (str, PathLike)):
         raise ConfigError(f"{benchmark} needs a path, not parsed annotations")
-    makers: dict[Benchmark, Callable[..., list[BenchmarkSet]]] = {
+    makers: dict[Benchmark, Callable[..., BenchmarkSet | list[BenchmarkSet]]] = {
         **{"coco": _coco, "coco-ov": _coco_ov, "lvis": _lvis, "custom": _custom},
         **{"flickr30k": _flickr, "odinw": _odinw, "refcoco": _refcoco},
     }
-    return makers[benchmark](source, ids, options, images)
+    sets = makers[benchmark](source, ids, options, images)
+    return sets if isinstance(sets, list) else [sets]
 
 
 def _changed(options: BenchmarkOptions | DetectOptions) -> list[str]:
@@ -155,6 +156,7 @@ def _category_set(
     wordings: Sequence[tuple[str, str, str]] | None = None,
     categories: Collection[int] | None = None,
     select: Callable[[JsonSource], JsonSource] = lambda predictions: predictions,
+    scored: Callable[[Annotations, Predictions], tuple[GroundTruth, Predictions]] = lambda a, p: (a.truth, p),
 ) -> BenchmarkSet:
     """A set with categories.
 
@@ -167,6 +169,7 @@ def _category_set(
         wordings: What the caption says for each name: prefix, words, suffix.
         categories: Indices of the categories to search for; None takes all.
         select: Takes the predictions of this set from those of the benchmark.
+        scored: The true and the predicted boxes that are scored, from those of the files.
     """
     names = annotations.names if names is None else names
     indices = sorted(range(len(names)) if categories is None else categories)
@@ -192,36 +195,29 @@ def _category_set(
         predictor=predict_categories(searched, ids, detect, wordings=wordings),
         score=lambda predictions: score(annotations, read(predictions)),
         annotations=annotations,
-        scored_boxes=lambda predictions: (annotations.truth, read(predictions)),
+        scored_boxes=lambda predictions: scored(annotations, read(predictions)),
     )
 
 
-def _coco(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
-    return [_category_set(read_annotations(source, ids), partial(score_coco, plus_one=options.plus_one), options)]
+def _coco(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> BenchmarkSet:
+    return _category_set(read_annotations(source, ids), partial(score_coco, plus_one=options.plus_one), options)
 
 
-def _custom(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
+def _custom(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> BenchmarkSet:
     annotations, references = read_custom(source, ids, options.split, images)
-
-    def scored_boxes(predictions: JsonSource) -> tuple[GroundTruth, Predictions]:
-        return annotations.truth, judged_predictions(annotations, read_results(predictions, annotations))
-
-    whole = _category_set(annotations, score_custom, options)
-    return [replace(whole, scored_boxes=scored_boxes, references=references)]
+    whole = _category_set(annotations, score_custom, options, scored=lambda a, p: (a.truth, judged_predictions(a, p)))
+    return replace(whole, references=references)
 
 
-def _coco_ov(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
-    annotations, labelled_only = read_annotations(source, ids), options.labelled_only
+def _coco_ov(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> BenchmarkSet:
+    annotations = read_annotations(source, ids)
     base, novel = ov_categories(annotations)
-
-    def scored_boxes(predictions: JsonSource) -> tuple[GroundTruth, Predictions]:
-        return ov_boxes(annotations, read_results(predictions, annotations), labelled_only)[:2]
-
-    score = partial(score_coco_ov, labelled_only=labelled_only)
-    return [replace(_category_set(annotations, score, options, categories=base + novel), scored_boxes=scored_boxes)]
+    score = partial(score_coco_ov, labelled_only=options.labelled_only)
+    scored = partial(ov_boxes, labelled_only=options.labelled_only)
+    return _category_set(annotations, score, options, categories=base + novel, scored=scored)
 
 
-def _lvis(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
+def _lvis(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> BenchmarkSet:
     if options.split not in (None, "val", "minival"):
         raise ConfigError(f"lvis has the splits val (all images of the file) and minival, not {options.split!r}")
     minival = options.split == "minival"
@@ -231,37 +227,33 @@ def _lvis(source: JsonSource, ids: Ids, options: BenchmarkOptions, images: StrPa
     urls = {image["id"]: str(image.get("coco_url") or image.get("file_name")) for image in annotations.images}
     split = "minival: the images whose url lies in val2017" if minival else "all images of the file"
     whole = _category_set(annotations, score_coco, options)
-    return [
-        replace(
-            whole,
-            files={image_id: "/".join(url.split("/")[-2:]) for image_id, url in urls.items()},
-            protocol={**whole.protocol, "split": split},
-            inference={**whole.inference, "chunk_size": chunk_size, "boxes_per_prompt": 300},
-            predictor=predict_chunks(annotations.names, category_ids, options.detect, chunk_size),
-            score=lambda predictions: score_lvis(annotations, iterate_results(predictions, annotations)),
-            scored_boxes=lambda predictions: standard_boxes(annotations, iterate_results(predictions, annotations)),
-        )
-    ]
+    return replace(
+        whole,
+        files={image_id: "/".join(url.split("/")[-2:]) for image_id, url in urls.items()},
+        protocol={**whole.protocol, "split": split},
+        inference={**whole.inference, "chunk_size": chunk_size, "boxes_per_prompt": 300},
+        predictor=predict_chunks(annotations.names, category_ids, options.detect, chunk_size),
+        score=lambda predictions: score_lvis(annotations, iterate_results(predictions, annotations)),
+        scored_boxes=lambda predictions: standard_boxes(annotations, iterate_results(predictions, annotations)),
+    )
 
 
-def _flickr(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
+def _flickr(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> BenchmarkSet:
     sentences, all_ids = read_sentences(source, ids)
     by_image: dict[object, list[Sentence]] = {}
     for sentence in sentences:
         by_image.setdefault(sentence.image_id, []).append(sentence)
     prompt, cap = "the sentence, its phrases from the annotated spans", "100 boxes over all phrases of a sentence"
-    return [
-        BenchmarkSet(
-            name="predictions",
-            files={image_id: str(image_id) for image_id in by_image},
-            protocol={},
-            inference=_inference(options.detect, prompt=prompt, cap=cap),
-            predictor=predict_sentences(options.detect),
-            score=lambda predictions: score_flickr(sentences, all_ids, predictions),
-            prompts=by_image,
-            digest=_digest(sentences),
-        )
-    ]
+    return BenchmarkSet(
+        name="predictions",
+        files={image_id: str(image_id) for image_id in by_image},
+        protocol={},
+        inference=_inference(options.detect, prompt=prompt, cap=cap),
+        predictor=predict_sentences(options.detect),
+        score=lambda predictions: score_flickr(sentences, all_ids, predictions),
+        prompts=by_image,
+        digest=_digest(sentences),
+    )
 
 
 def _odinw(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
@@ -284,23 +276,19 @@ def _odinw(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath
     return result
 
 
-def _refcoco(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> list[BenchmarkSet]:
+def _refcoco(source: StrPath, ids: Ids, options: BenchmarkOptions, images: StrPath | None) -> BenchmarkSet:
     expressions = read_expressions(source, options.split, ids)
     annotations = as_annotations(expressions, str(source))
-    return [
-        BenchmarkSet(
-            name="predictions",
-            files={expression.id: expression.file_name for expression in expressions},
-            protocol={"split": options.split} if options.split else {},
-            inference=_inference(
-                options.detect, prompt="the expression as one phrase", cap="10 boxes of an expression"
-            ),
-            predictor=predict_expressions(options.detect),
-            score=lambda predictions: score_refcoco(annotations, read_results(predictions, annotations, key="ref_id")),
-            prompts={expression.id: expression.text for expression in expressions},
-            digest=_digest(expressions),
-        )
-    ]
+    return BenchmarkSet(
+        name="predictions",
+        files={expression.id: expression.file_name for expression in expressions},
+        protocol={"split": options.split} if options.split else {},
+        inference=_inference(options.detect, prompt="the expression as one phrase", cap="10 boxes of an expression"),
+        predictor=predict_expressions(options.detect),
+        score=lambda predictions: score_refcoco(annotations, read_results(predictions, annotations, key="ref_id")),
+        prompts={expression.id: expression.text for expression in expressions},
+        digest=_digest(expressions),
+    )
 
 
 def _digest(records: Sequence[object]) -> str:

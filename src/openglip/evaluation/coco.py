@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from openglip.errors import DataError
-from openglip.evaluation.matching import Curves, GroundTruth, Ints, Predictions, precision_recall
+from openglip.evaluation.matching import Curves, GroundTruth, Predictions, precision_recall
 from openglip.evaluation.read import Annotations
 from openglip.prompts.tables import coco_ov_split
 from openglip.prompts.text import clean_name
@@ -81,7 +81,7 @@ def ov_categories(annotations: Annotations) -> tuple[list[int], list[int]]:
 
 def ov_boxes(
     annotations: Annotations, predictions: Predictions, labelled_only: bool
-) -> tuple[GroundTruth, Predictions, Ints]:
+) -> tuple[GroundTruth, Predictions]:
     """The boxes that count for open-vocabulary COCO.
 
     Args:
@@ -90,15 +90,14 @@ def ov_boxes(
         labelled_only: Keep only images with an object of the 65 classes.
 
     Returns:
-        True and predicted boxes of the 65 classes, and the indices of the images.
+        True and predicted boxes of the 65 classes.
     """
     base, novel = ov_categories(annotations)
     truth = annotations.truth.take(np.isin(annotations.truth.category, base + novel))
     predictions = predictions.take(np.isin(predictions.category, base + novel))
-    if not labelled_only:
-        return truth, predictions, np.arange(len(annotations.images))
-    images = np.unique(truth.image)
-    return truth, predictions.take(np.isin(predictions.image, images)), images
+    if labelled_only:
+        predictions = predictions.take(np.isin(predictions.image, truth.image))
+    return truth, predictions
 
 
 def score_coco_ov(annotations: Annotations, predictions: Predictions, *, labelled_only: bool = False) -> Scores:
@@ -111,14 +110,14 @@ def score_coco_ov(annotations: Annotations, predictions: Predictions, *, labelle
             which OVR-CNN and Detic use) instead of all images (5,000).
     """
     base, novel = ov_categories(annotations)
-    truth, predictions, images = ov_boxes(annotations, predictions, labelled_only)
+    truth, predictions = ov_boxes(annotations, predictions, labelled_only)
     curves = precision_recall(truth, predictions, len(annotations.names), cap=MAX_DETECTIONS)
     groups = {"novel": np.array(novel, int), "base": np.array(base, int), "all": np.sort(np.array(base + novel))}
     per_category = category_figures(curves, annotations.names)
     classes = [annotations.names[k] for k in sorted(base + novel)]
     protocol = {
         "metric": "AP at IoU 0.5, generalized: base and novel classes compete",
-        "images_judged": len(images),
+        "images_judged": len(np.unique(truth.image)) if labelled_only else len(annotations.images),
         "convention": "images with an object of the 65 classes (4,836 of val2017)"
         if labelled_only
         else "all images of the file (5,000 of val2017)",

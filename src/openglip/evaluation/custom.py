@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from openglip.evaluation.coco import MAX_DETECTIONS, Figures, Scores, score_coco
-from openglip.evaluation.matching import Bools, Floats, GroundTruth, Ints, Predictions, match, sort_predictions
+from openglip.evaluation.matching import (
+    Bools,
+    Floats,
+    GroundTruth,
+    Ints,
+    Predictions,
+    match,
+    mean_defined,
+    sort_predictions,
+)
 from openglip.evaluation.read import Annotations
 
 IOU, BINS = 0.5, 10
@@ -68,12 +77,12 @@ def score_custom(annotations: Annotations, predictions: Predictions) -> Scores:
         absent[outcomes.truth.image[objects]] = False
         alarms = np.unique(outcomes.predictions.image[rows & (outcomes.predictions.scores > thresholds[name])])
         rate = float(absent[alarms].sum() / absent.sum()) if absent.any() else -1.0
-        additional = {**best, "threshold": thresholds[name], "false_alarm_rate": rate}
-        per_category[name] = base.per_category[name] | additional
+        values = {**best, "threshold": thresholds[name], "false_alarm_rate": rate}
+        per_category[name] = base.per_category[name] | values
     scores, correct = outcomes.predictions.scores[outcomes.counted], outcomes.correct[outcomes.counted]
     figures = base.figures | {
-        "F1": _mean([figures["F1"] for figures in per_category.values()]),
-        "false_alarm_rate": _mean([figures["false_alarm_rate"] for figures in per_category.values()]),
+        "F1": mean_defined(np.array([figures["F1"] for figures in per_category.values()])),
+        "false_alarm_rate": mean_defined(np.array([figures["false_alarm_rate"] for figures in per_category.values()])),
         "calibration_error": calibration_error(scores, correct),
     }
     protocol = {
@@ -94,11 +103,6 @@ def judged_predictions(annotations: Annotations, predictions: Predictions) -> Pr
     if annotations.judged is None:
         return predictions
     return predictions.take(annotations.judged[predictions.image, predictions.category])
-
-
-def _mean(values: list[float]) -> float:
-    defined = [v for v in values if v > -1]
-    return float(np.mean(defined)) if defined else -1.0
 
 
 def _best_threshold(outcomes: Outcomes, rows: Bools, positives: int) -> tuple[float, Figures]:

@@ -88,7 +88,7 @@ def predictions_of(source: JsonSource, name: str, alone: bool) -> JsonSource:
         return path
     if alone and (not isinstance(source, Mapping)):
         return source
-    data = load_json(source, "predictions")
+    data = load_json(source)
     if not isinstance(data, Mapping) or name not in data:
         raise DataError(
             f"{source_name(source, 'predictions')}: no results of the set {name}: give a folder of NAME.json"

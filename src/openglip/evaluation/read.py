@@ -71,7 +71,7 @@ def source_sha256(source: JsonSource) -> str | None:
     return file_sha256(source) if isinstance(source, (str, PathLike)) and Path(source).is_file() else None
 
 
-def load_json(source: JsonSource, word: str) -> object:
+def load_json(source: JsonSource) -> object:
     """The parsed file, or the object itself. Raises DataError with file, line and column."""
     return read_json(source) if isinstance(source, (str, PathLike)) else source
 
@@ -108,7 +108,7 @@ def read_annotations(
         DataError: A key is missing, an id occurs twice or leads nowhere, a box is not four finite numbers or has a
             negative size, or no image has one of `ids`. The message names file and id.
     """
-    name, data = source_name(source, "annotations"), load_json(source, "annotations")
+    name, data = source_name(source, "annotations"), load_json(source)
     if not isinstance(data, Mapping):
         raise DataError(f"{name}: a COCO file is an object with images, annotations and categories")
     for key in ("images", "annotations", "categories"):

@@ -46,7 +46,7 @@ def read_custom(
     if not isinstance(source, (str, PathLike)) or (Path(source).is_file() and recognise(Path(source)) in (COCO, LVIS)):
         if split is not None:
             raise ConfigError(f"{source_name(source, 'annotations')} is one file without splits: leave split out")
-        data = load_json(source, "annotations")
+        data = load_json(source)
         annotations = read_annotations(data, ids)  # type: ignore[arg-type]
         if isinstance(source, (str, PathLike)):
             annotations = replace(annotations, source=str(source))

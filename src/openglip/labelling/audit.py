@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,17 @@ def write_page(
     sample = uniform_sample(_labels(Path(folder), threshold), count, seed)
     if not sample:
         raise DataError(f"{folder}: no label scores above {threshold}")
-    sources = _ImageSources(Path(images))
+    open_files = lru_cache(maxsize=1)(Files)
     labels, shown = [], []
     for shard, line, region in sample:
+        tar = Path(images) / f"{shard}.tar"
+        reference = open_files(tar if tar.is_file() else Path(images)).reference(line["filename"])
+        caption = line["grounding"]["caption"]
         labels.append({"filename": line["filename"], "word": head_word(region["phrase"]), **region})
-        begin, end = (_utf16_length(line["grounding"]["caption"][:i]) for i in region["tokens_positive"][0])
-        link = _image_link(sources.content(shard, line["filename"]), region)
-        shown.append({"caption": line["grounding"]["caption"], "begin": begin, "end": end, "link": link})
+        # positions in the caption as JavaScript counts them
+        begin, end = (len(caption[:i].encode("utf-16-le")) // 2 for i in region["tokens_positive"][0])
+        link = _image_link(image_content(reference), region)
+        shown.append({"caption": caption, "begin": begin, "end": end, "link": link})
     text = (files("openglip.labelling") / "audit.html").read_text("utf-8")
     data = json.dumps({"labels": labels, "images": shown}, ensure_ascii=False).replace("<", "\\u003c")
     with whole_file(page) as file:
@@ -84,9 +89,10 @@ def read_answers(path: StrPath) -> list[dict[str, Any]]:
         answers.setdefault(str(label.get("word")), []).append(label["answer"])
     rows = []
     for word, values in sorted(answers.items(), key=lambda w: (-len(w[1]), w[0] != "all words", w[0])):
-        right, low_high = sum(values), interval(sum(values), len(values))
-        row = {"word": word, "checked": len(values), "right": right, "precision": right / len(values)}
-        rows.append(row | dict(zip(("low", "high"), low_high, strict=True)))
+        right, checked_count = sum(values), len(values)
+        low, high = interval(right, checked_count)
+        row = {"word": word, "checked": checked_count, "right": right, "precision": right / checked_count}
+        rows.append({**row, "low": low, "high": high})
     return rows
 
 
@@ -109,31 +115,10 @@ def head_word(phrase: str) -> str:
     return (re.findall(r"[\w'-]+", phrase.lower()) or [phrase])[-1]
 
 
-def _utf16_length(text: str) -> int:
-    """The length of a text in JavaScript."""
-    return len(text.encode("utf-16-le")) // 2
-
-
 def _labels(folder: Path, threshold: float) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     for shard in Manifest.load(folder).shards:
         for line in lines_of(folder, shard):
             yield from ((shard, line, r) for r in line["grounding"]["regions"] if r["score"] > threshold)
-
-
-class _ImageSources:
-    """Images by shard and name: in a folder, a tar, or the tars that were labelled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._path: Path | None = None
-        self._files: Files | None = None
-
-    def content(self, shard: str, name: str) -> bytes:
-        tar = self.path / f"{shard}.tar"
-        path = tar if tar.is_file() else self.path
-        if self._files is None or self._path != path:
-            self._path, self._files = path, Files(path)
-        return image_content(self._files.reference(name))
 
 
 def _image_link(content: bytes, region: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 from openglip.prompts.phrases import Chunker, may_be_noun, noun_phrases, noun_phrases_of
 from openglip.prompts.spans import span_tokens
@@ -22,25 +23,7 @@ BOILERPLATE = re.compile(
     re.IGNORECASE,
 )
 # Head nouns that name nothing one could draw a box around: the image itself, positions in it, thoughts, time.
-_NON_VISUAL = """
-image photo photograph picture pic view illustration shot snapshot scene drawing sketch vector render rendering
-wallpaper background foreground backdrop portrait closeup close-up footage video copy print format resolution collection
-series set selection gallery album art design style theme texture pattern
-side front back top bottom middle center centre edge end distance left right corner part half inside outside air midair
-way place area location position direction
-concept idea lesson time week day month year hour minute moment today tomorrow yesterday morning afternoon evening night
-weekend season century nourishment importance care love peace hope fear joy happiness fun life death world history story
-news information data fact reason example kind type sort form level number amount lot variety thing something anything
-everything nothing someone anyone everyone one other matter case problem solution question answer opinion thought mind
-memory dream success failure power energy education knowledge skill experience practice quality quantity price cost sale
-offer deal discount business service support help advice tip guide review list name title word language meaning sense
-sound voice noise smell taste feeling emotion mood attention action activity trick jump step move movement motion use
-need want choice option chance risk change difference beginning start finish result effect cause purpose goal plan
-project process system method technique technology science research study theory culture tradition society community
-economy politics law justice freedom religion faith spirit soul health beauty fashion tone version edition release
-update download size length width height weight speed rate percent degree
-"""
-NON_VISUAL = frozenset(_NON_VISUAL.split())
+NON_VISUAL = frozenset((files("openglip.labelling") / "non_visual.txt").read_text("utf-8").split())
 _FUNCTION_WORDS = """
 a an the this that these those my your his her its our their some any each every no all both of in on at to for with by
 from and or as is are was were be it he she they we you i not very so such own

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,9 @@ Hashes = dict[str, list[tuple[str, int | None]]]
 """By shard, the file name and the hash (None: unreadable) of the image of every pair, in order."""
 
 
-@dataclass(frozen=True)
-class HashJob:
-    """Computes the perceptual hashes of the images of a shard."""
-
-    def start_worker(self, number: int = 0) -> ShardFunction:
-        """See `Job`."""
-        return lambda shard, progress: {"hashes": [_hash(pair) for pair in shard.pairs()]}
+def _start_hashing(number: int) -> ShardFunction:
+    """A `Job`: the perceptual hashes of the images of a shard."""
+    return lambda shard, progress: {"hashes": [_hash(pair) for pair in shard.pairs()]}
 
 
 def _hash(pair: Pair) -> tuple[str, int | None]:
@@ -47,7 +42,7 @@ def compute_hashes(shards: Sequence[Shard], run: Run) -> Hashes:
         DataError: A shard can't be read.
     """
     rows: dict[str, Any] = {}
-    with closing(run(shards, HashJob())) as outcomes:
+    with closing(run(shards, _start_hashing)) as outcomes:
         for outcome in outcomes:
             if outcome.error is not None:
                 raise DataError(f"{outcome.shard.path}: its images can't be compared: {outcome.error}")

@@ -14,11 +14,11 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
 from openglip.errors import DataError, MissingExtraError, OpenGLIPError
 from openglip.labelling.inputs import Shard
-from openglip.runtime import Progress
+from openglip.runtime import Progress, num_threads, set_num_threads
 
 MAX_DEATHS = 8  # of workers while they had a shard, before it counts as the cause
 MAX_TRIES = 2  # of a shard that raised an error
@@ -29,12 +29,8 @@ ShardFunction = Callable[[Shard, Callable[[Progress], None]], Row]
 """Processes a shard, calls back with the pairs that are done, and returns the shard's row of the manifest."""
 
 
-class Job(Protocol):
-    """What workers do. Picklable, unless it runs in this process."""
-
-    def start_worker(self, number: int = 0) -> ShardFunction:
-        """Called once in each worker with its number; returns what processes shards there."""
-        ...
+Job = Callable[[int], ShardFunction]
+"""Called once in each worker with its number; returns what processes shards there. Picklable, save in this process."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +93,17 @@ def process_shard(function: ShardFunction, shard: Shard, progress: Callable[[Pro
         return "failed", f"{type(error).__name__}: {error}"
 
 
-def _ignore(progress: Progress) -> None:
-    pass
-
-
 def in_process(shards: Sequence[Shard], job: Job) -> Generator[Outcome]:
-    """Process all shards in this process, one after the other."""
-    queue, function = _Queue(shards), job.start_worker()
-    while queue.waiting:
-        shard = queue.waiting.popleft()
-        if outcome := queue.worker_answered(shard, *process_shard(function, shard, _ignore)):
-            yield outcome
+    """Process all shards in this process, one after the other, and restore the number of threads afterwards."""
+    queue, threads = _Queue(shards), num_threads()
+    try:
+        function = job(0)
+        while queue.waiting:
+            shard = queue.waiting.popleft()
+            if outcome := queue.worker_answered(shard, *process_shard(function, shard, lambda progress: None)):
+                yield outcome
+    finally:
+        set_num_threads(threads)
 
 
 # ---- processes on this machine
@@ -139,7 +135,9 @@ def on_processes(shards: Sequence[Shard], job: Job, count: int) -> Generator[Out
             workers += [_start(job, number) for number in free_numbers[: max(0, needed - len(workers))]]
             for worker in workers:
                 if worker.shard is None and queue.waiting:
-                    _send_shard(worker, queue)
+                    worker.shard = queue.waiting.popleft()
+                    with suppress(BrokenPipeError):  # the worker died; `_receive` will notice
+                        worker.connection.send(worker.shard)
             for connection in wait([worker.connection for worker in workers], timeout=5):
                 worker = next(worker for worker in workers if worker.connection is connection)
                 if outcome := _receive(worker, workers, queue):
@@ -159,13 +157,6 @@ def _start(job: Job, number: int) -> _Worker:
     process.start()
     worker_end.close()  # so that the end of the worker is the end of the pipe
     return _Worker(number, process, parent_end)
-
-
-def _send_shard(worker: _Worker, queue: _Queue) -> None:
-    shard = queue.waiting.popleft()
-    worker.shard = shard
-    with suppress(BrokenPipeError):  # the worker died; `_receive` will notice
-        worker.connection.send(shard)
 
 
 def _receive(worker: _Worker, workers: list[_Worker], queue: _Queue) -> Outcome | None:
@@ -193,7 +184,7 @@ def _run_worker(connection: Connection, job: Job, number: int, parent: int) -> N
     threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
     with suppress(EOFError, OSError):  # the main process is gone
         try:
-            function = job.start_worker(number)
+            function = job(number)
         except (OpenGLIPError, OSError, RuntimeError) as error:
             connection.send(("fatal", f"a worker could not start: {error}"))
             return
@@ -224,11 +215,6 @@ class _ProgressSender:
 # ---- Ray
 
 
-def _shorten(error: Exception) -> str:
-    """The last words of an error of Ray, which is pages long and says at its end what happened."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
-
-
 class _RayWorker:
     """A worker on Ray. The job comes pickled, so that one which can't be loaded is an answer and not a dead worker."""
 
@@ -238,10 +224,10 @@ class _RayWorker:
 
     def process(self, shard: Shard) -> tuple[str, Any]:
         try:
-            function = self.function = self.function or pickle.loads(self.job).start_worker()
+            function = self.function = self.function or pickle.loads(self.job)(0)
         except (OpenGLIPError, OSError, RuntimeError, ImportError, AttributeError) as error:
             return "fatal", f"a worker could not start: {error}"
-        return process_shard(function, shard, _ignore)
+        return process_shard(function, shard, lambda progress: None)
 
 
 def on_ray(
@@ -289,7 +275,8 @@ def on_ray(
                 try:
                     answer = ray.get(future)
                 except RayError as error:
-                    outcome = queue.worker_died(shard, _shorten(error))
+                    last_words = " ".join(str(error).split())[-300:]  # it is pages long; its end says what happened
+                    outcome = queue.worker_died(shard, f"{type(error).__name__}: {last_words}")
                 else:
                     idle.append(actor)
                     outcome = queue.worker_answered(shard, *answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import quote
@@ -70,12 +71,8 @@ def write_review_tasks(
     Returns:
         The number of tasks.
     """
-    tasks: list[Line] = []
-    for name in _load_finished(folder).planned:
-        for line in lines_of(folder, name):
-            if limit is not None and len(tasks) >= limit:
-                break
-            tasks.append(_task(line, len(tasks) + 1, threshold, prefix))
+    lines = (line for name in _load_finished(folder).planned for line in lines_of(folder, name))
+    tasks = [_task(line, number, threshold, prefix) for number, line in enumerate(islice(lines, limit), start=1)]
     with whole_file(output) as file:
         json.dump(tasks, file, ensure_ascii=False)
     return len(tasks)

@@ -10,7 +10,7 @@ from typing import Any
 
 from openglip.errors import ConfigError, DataError
 from openglip.files import HOLDER_FILE, LOCK_FILE, StrPath, file_sha256, whole_file
-from openglip.labelling.shards import totals
+from openglip.labelling.shards import Counts
 
 NAME = "manifest.json"
 KINDS = ("shards", "failures")
@@ -67,7 +67,7 @@ class Manifest:
             "planned": self.planned,
             "shards": {name: self.shards[name] for name in self.planned if name in self.shards},
             "failed": {name: self.failed[name] for name in self.planned if name in self.failed},
-            "totals": totals(self.shards[name] for name in self.planned if name in self.shards),
+            "totals": self.totals(),
         }
         digest = hashlib.sha256(json.dumps(top, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
         return json.dumps({**top, "sha256": digest}, ensure_ascii=False, indent=1).encode() + b"\n"
@@ -88,7 +88,10 @@ class Manifest:
 
     def totals(self) -> dict[str, Any]:
         """The counts of all finished shards; see `Counts`."""
-        return totals(self.shards.values())
+        counts = Counts()
+        for row in self.shards.values():
+            counts.add(row["counts"])
+        return counts.as_dict()
 
     @property
     def figures(self) -> dict[str, int]:

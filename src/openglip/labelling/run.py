@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
@@ -24,7 +24,7 @@ from openglip.labelling.teacher import Agreement, Model, Teacher, TeacherSetting
 from openglip.predict.options import DetectArguments, DetectOptions
 from openglip.prompts.phrases import resolve_chunker
 from openglip.prompts.text import check_names, parse_names
-from openglip.runtime import Precision, Progress, gpu_count, num_threads, processor_count, set_num_threads
+from openglip.runtime import Precision, Progress, gpu_count, processor_count, set_num_threads
 
 Engine = Literal["local", "ray"]
 
@@ -38,11 +38,11 @@ class LabelJob:
     weights: StrPath | None
     teacher: TeacherSettings
     labels: LabelSettings
-    categories: tuple[str, ...] | None
+    categories: Sequence[str] | None
     provenance: dict[str, Any]
     duplicates: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
-    def start_worker(self, number: int = 0) -> ShardFunction:
+    def start_worker(self, number: int) -> ShardFunction:
         """Build the teacher, on the GPU of this number where any will do.
 
         Raises:
@@ -149,7 +149,7 @@ def label(
         for shard in todo:
             manifest.shards.pop(shard.name, None)
         manifest.save()
-        with closing(run(todo, job)) as outcomes:
+        with closing(run(todo, job.start_worker)) as outcomes:
             for outcome in _report_progress(outcomes, len(shards) - len(todo), len(shards), progress):
                 if outcome.row is not None:
                     manifest.shards[outcome.shard.name] = outcome.row
@@ -206,8 +206,7 @@ def _prepare(
         "settings_sha256": digest,
         "version": settings["version"],
     }
-    names = None if categories is None else tuple(categories)
-    return LabelJob(folder, model, weights, teacher, labels, names, provenance), settings
+    return LabelJob(folder, model, weights, teacher, labels, categories, provenance), settings
 
 
 def _open_manifest(folder: Path, settings: dict[str, Any], shards: Sequence[Shard]) -> Manifest:
@@ -255,16 +254,7 @@ def _runner(engine: Engine, count: int, address: str | None, device: str) -> Run
         return lambda shards, job: on_ray(shards, job, max(1, count), address, gpus)
     if address is not None:
         raise ConfigError("an address is for the engine 'ray'")
-    return _in_this_process if count == 0 else lambda shards, job: on_processes(shards, job, count)
-
-
-def _in_this_process(shards: Sequence[Shard], job: Any) -> Generator[Outcome]:
-    """Run here, and restore the number of threads afterwards."""
-    threads = num_threads()
-    try:
-        yield from in_process(shards, job)
-    finally:
-        set_num_threads(threads)
+    return in_process if count == 0 else lambda shards, job: on_processes(shards, job, count)
 
 
 def _worker_count(workers: int | None, device: str) -> int:

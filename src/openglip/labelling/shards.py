@@ -181,21 +181,19 @@ def _windows(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         yield window
 
 
+@dataclass
 class _Labeller:
     """Labels windows of pairs of one shard and counts what it does."""
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        settings: LabelSettings,
-        provenance: Mapping[str, Any],
-        counts: Counts,
-        duplicates: Mapping[int, str],
-    ) -> None:
-        self.teacher, self.settings, self.provenance, self.counts = teacher, settings, provenance, counts
-        self.duplicates = duplicates
-        self._last_image: tuple[ImageReference | None, bytes] = None, b""
-        self.pair_filters, self.box_filters = settings.pair_filters(), settings.box_filters()
+    teacher: Teacher
+    settings: LabelSettings
+    provenance: Mapping[str, Any]
+    counts: Counts
+    duplicates: Mapping[int, str]
+    _last_image: tuple[ImageReference | None, bytes] = (None, b"")
+
+    def __post_init__(self) -> None:
+        self.pair_filters, self.box_filters = self.settings.pair_filters(), self.settings.box_filters()
 
     def label(self, pairs: Sequence[Pair], input_digest: Any) -> Iterator[dict[str, Any]]:
         """A line per pair, or a failure (it has a reason), in order."""
@@ -325,11 +323,3 @@ def _join(phrases: CaptionPhrases, answers: Sequence[Answer]) -> PhraseBoxes:
         columns.append((answer.boxes.boxes, answer.boxes.scores, indices[answer.boxes.phrases]))
     joined = PhraseBoxes(*(np.concatenate(column) for column in zip(*columns, strict=True)))
     return joined.take(np.argsort(-joined.scores, kind="stable"))
-
-
-def totals(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of the counts of several shards, from their rows in the manifest."""
-    counts = Counts()
-    for row in rows:
-        counts.add(row["counts"])
-    return counts.as_dict()

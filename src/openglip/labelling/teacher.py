@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from os import PathLike
 from typing import Any, Literal, TypeAlias, get_args
@@ -164,15 +164,9 @@ class Teacher:
             )
         elif detector.backend.reads_phrases_alone:
             self._phrase_book = PhraseBook(detector.backend, detector.id)
-        self._options = DetectOptions(
-            threshold=settings.threshold,
-            top_k=None,
-            nms_iou=options.nms_iou,
-            class_agnostic=options.class_agnostic,
-            short_side=options.short_side,
-            max_side=options.max_side,
-            batch_size=options.batch_size,
-            on_error="record",
+        # chunk_size and distractors are in the encoded categories
+        self._options = replace(
+            options, threshold=settings.threshold, top_k=None, chunk_size=None, distractors=(), on_error="record"
         )
 
     def begin_shard(self) -> None:
