@@ -39,9 +39,7 @@ _OVERLAPS: dict[str, tuple[tuple[str, str], ...]] = {
     "refcoco": ((r"\bcoco", "RefCOCO's images are COCO train2014's"), *_COCO_IMAGES),
 }
 _COCO_BENCHMARKS = ("coco", "coco-ov", "lvis", "refcoco")
-_SHARED_CLASSES: dict[str, tuple[str, str]] = {
-    "coco": (r"objects365|\bo365|fourods|goldg|openimages", "boxes of COCO's classes, on other images, were trained on")
-}
+_COCO_CLASSES = r"objects365|\bo365|fourods|goldg|openimages"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,6 @@ def training_overlap(
             overlaps.append(f"{name}: {len(shared)} of the images judged were trained on, such as {min(shared)}")
         if annotations_sha256 and record.get("sha256") == annotations_sha256:
             overlaps.append(f"{name}: it is the very annotation file that is judged")
-        pattern, note = _SHARED_CLASSES.get(benchmark, (r"(?!)", ""))
-        if re.search(pattern, head, re.IGNORECASE):
-            notes.append(f"{name}: {note}")
+        if benchmark == "coco" and re.search(_COCO_CLASSES, head, re.IGNORECASE):
+            notes.append(f"{name}: boxes of COCO's classes, on other images, were trained on")
     return TrainingOverlap(not overlaps, tuple(overlaps), tuple(notes))
