@@ -120,7 +120,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 def read_all(path: Path, images: Path | None = None) -> tuple[dict[str, list[Sample]], Findings]:
     """All samples of a path by split, and what is left out."""
     findings = Findings()
-    return {name: list(split(findings)) for name, split in open_splits(path, None, images).items()}, findings
+    return {name: list(split.read(findings)) for name, split in open_splits(path, None, images).items()}, findings
 
 
 def read_only(path: Path, images: Path | None = None) -> tuple[list[Sample], Findings]:

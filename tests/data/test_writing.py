@@ -23,7 +23,7 @@ def test_captions_that_become_exhaustive_names_are_reported(name, tmp_path):
     sample = Sample(photo_at(tmp_path / "a.jpg"), (80, 100), [[1, 2, 30, 40]], "a cat", (((2, 5),),), image_id=1)
     out = written_path(tmp_path / "out", name)
     lost = WRITABLE[name].write([sample], out)
-    ((after,),) = [list(read(Findings())) for read in open_splits(out).values()]
+    ((after,),) = [list(split.read(Findings())) for split in open_splits(out).values()]
     assert lost["not exhaustive"] == after.exhaustive == (name not in ("odvg", "webdataset"))
 
 
@@ -59,7 +59,7 @@ def test_names_that_utf_8_or_xml_cannot_hold(name, tmp_path):
     out = written_path(tmp_path / "out", name)
     lost = WRITABLE[name].write([sample], out)
     findings = Findings()
-    ((after,),) = [list(read(findings)) for read in open_splits(out).values()]
+    ((after,),) = [list(split.read(findings)) for split in open_splits(out).values()]
     assert not findings.items
     assert after.file_name == "caf\udce9.jpg"
     assert after.names == (("cat \ufffd", "a\ufffdb", "寿司") if name == "voc" else names)

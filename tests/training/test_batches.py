@@ -7,7 +7,7 @@ import torch
 from data.small_sets import broken_rows
 from PIL import Image
 
-from openglip.data.formats.objects365 import read_objects365_tsv
+from openglip.data.formats.objects365 import DetectionTsv
 from openglip.data.mixtures import Mixture, Row, Source
 from openglip.data.training_prompts import caption_prompt, detection_prompt_with_negatives
 from openglip.data.transforms import Flip, Resize
@@ -170,7 +170,7 @@ def test_broken_rows_are_replaced_and_counted_in_training(hw, tmp_path):
     path = broken_rows(tmp_path)
     if not hw:
         path.write_text(path.read_text().replace("hw: hw.tsv\n", ""))
-    samples = read_objects365_tsv(path)
+    samples = DetectionTsv(path)
     mixture = Mixture([Source("a", samples, detection_prompt_with_negatives)])
     batch = next(batch_stream(mixture, (), Preparation(), 4))
     assert sorted(batch.image_ids) == ["k0", "k3", "k3", "k3"]

@@ -130,6 +130,11 @@ def listed(value: object, file: object, where: str) -> list[Any]:
     return value
 
 
+def records(content: object, keys: Sequence[str], file: object, what: str) -> list[dict[str, Any]]:
+    """The content of a file as objects that have these keys, each called `what` and its number. Raises DataError."""
+    return [record(item, keys, file, f"{what} {i}") for i, item in enumerate(listed(content, file, "the file"))]
+
+
 def numbers(values: object, count: int) -> list[float] | None:
     """`values` as `count` floats, or None. Infinite ones and NaN pass: they are sorted out with the boxes."""
     if isinstance(values, list | tuple) and len(values) == count:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from openglip.data.findings import Finding, Findings, readable
+from openglip.data.findings import Finding, Findings
 from openglip.data.reading import Split, open_splits
 from openglip.data.views import same_aspect
 from openglip.errors import DataError, ImageError
@@ -158,7 +158,7 @@ class _SplitCheck:
     def _samples(self) -> Iterator[Sample]:
         """The samples of the split; an error of the reader becomes a finding."""
         try:
-            yield from readable(self.split(self.findings), self.split.path, self.findings)
+            yield from self.split.samples(self.findings)
         except DataError as error:
             self.findings.add("unparsable", self.split.path, None, str(error))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openglip.data.files import image_content
-from openglip.data.findings import Finding, Findings, readable
+from openglip.data.findings import Finding, Findings
 from openglip.data.format import Format
 from openglip.data.formats import BY_NAME, FORMATS
 from openglip.data.reading import open_splits
@@ -79,7 +79,7 @@ def convert(
     samples = _Samples(findings, needs_images=not into.suffixes, progress=progress)
     for name, split in splits.items():
         split_target = _target_of(target, into, name, len(splits))
-        lost += writers[name](samples.of(readable(split(findings), split.path, findings), name), split_target)
+        lost += writers[name](samples.of(split.samples(findings), name), split_target)
         written[name] = str(split_target)
     return Conversion(written, samples.count, dict(lost), findings.items, dict(findings.counts))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,9 @@ class Split:
     path: Path
     read: SplitRead
 
-    def __call__(self, findings: Findings) -> Iterable[Sample]:
-        """The samples; what is left out is recorded."""
-        return self.read(findings)
+    def samples(self, findings: Findings) -> Iterator[Sample]:
+        """The samples that can be read; what is left out is recorded."""
+        return readable(self.read(findings), self.path, findings)
 
 
 def read(
@@ -104,7 +104,7 @@ def recognise(path: Path) -> Format | None:
 
 def _samples(split: Split, findings: Findings | None) -> Iterator[Sample]:
     report = collector(findings)
-    yield from readable(split(report), split.path, report)
+    yield from split.samples(report)
     report.done(split.path)
 
 

@@ -71,8 +71,8 @@ def render(
         ConfigError: The format is unknown or can't be told.
     """
     rendered: list[RenderedSample] = []
-    for split, read in open_splits(path, format, images).items():
-        samples = read(Findings(keep=False))
+    for split, part in open_splits(path, format, images).items():
+        samples = part.read(Findings(keep=False))
         rows: Sequence[Sample] = samples if isinstance(samples, Sequence) else ()
         chosen = uniform_sample(range(len(rows)) if rows else samples, number, seed)
         for i, item in enumerate(chosen):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -82,12 +81,12 @@ class TsvFile:
             raise DataError(f"{self.path}, line {number}: not json: {error.msg}") from error
 
 
-@dataclass(frozen=True)
 class TsvSet:
-    """The files that a YAML names."""
+    """The files that a YAML names. Raises DataError when the YAML can't be read."""
 
-    path: Path
-    files: dict[str, Path]
+    def __init__(self, path: StrPath) -> None:
+        self.path = Path(path)
+        self.files = {str(k): self.path.parent / v for k, v in read_yaml(path).items() if isinstance(v, str)}
 
     @cached_property
     def images(self) -> TsvFile:
@@ -158,6 +157,12 @@ class TsvSet:
 class TsvSamples(Sequence[Sample]):
     """Samples of a TSV set, each made when it is read.
 
+    Args:
+        path: The set's YAML.
+        findings: Collects what is left out; None logs it.
+        source: Name given to the samples.
+        row_by_row: Each label row has the image row of its number; checked.
+
     Attributes:
         files: The set's files.
         source: Name given to the samples.
@@ -165,10 +170,13 @@ class TsvSamples(Sequence[Sample]):
         sizes: N x 2 heights and widths where the set has an hw file, else None.
     """
 
-    def __init__(self, files: TsvSet, source: str, findings: Findings | None) -> None:
-        self.files, self.source = files, source
+    def __init__(self, path: StrPath, findings: Findings | None, source: str, *, row_by_row: bool = False) -> None:
+        self.files, self.source = TsvSet(path), source
+        if row_by_row:
+            self.files.check_rows()
         self.findings = collector(findings)
-        self.sizes = None if files.sizes is None else files.sizes[files.rows]
+        sizes = self.files.sizes
+        self.sizes = None if sizes is None else sizes[self.files.rows]
 
     def __len__(self) -> int:
         return len(self.files.rows)
@@ -187,12 +195,6 @@ class TsvSamples(Sequence[Sample]):
         """The sample at `index`, whose label is on line `row`. Raises DataError when it can't be read."""
 
 
-def read_tsv_set(path: StrPath) -> TsvSet:
-    """The YAML of a TSV data set. Raises DataError with the file."""
-    content = read_yaml(path)
-    return TsvSet(Path(path), {str(k): Path(path).parent / v for k, v in content.items() if isinstance(v, str)})
-
-
 def is_tsv_set(candidate: Candidate) -> bool:
     """Whether a file is the YAML of a TSV set. Raises DataError for a set of several label files."""
     if "label" not in candidate.yaml or "names" in candidate.yaml:
@@ -204,7 +206,7 @@ def is_tsv_set(candidate: Candidate) -> bool:
 
 def first_label(candidate: Candidate) -> Any:
     """The first label row that can be read; None when there is none."""
-    labels = read_tsv_set(candidate.path).labels
+    labels = TsvSet(candidate.path).labels
     for number in range(len(labels)):
         try:
             return labels.parsed(number)

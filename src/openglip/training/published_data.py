@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from openglip.data.formats.caption_tsv import read_caption_tsv
+from openglip.data.formats.caption_tsv import CaptionTsv
 from openglip.data.formats.coco import read_coco
 from openglip.data.formats.mdetr import read_mdetr
-from openglip.data.formats.objects365 import read_objects365, read_objects365_tsv
+from openglip.data.formats.objects365 import DetectionTsv, read_objects365
 from openglip.data.formats.openimages import read_openimages
 from openglip.data.formats.visual_genome import read_visual_genome
 from openglip.data.mixtures import Source
@@ -41,7 +41,7 @@ def objects365(recipe: Recipe, copies: float = 1.0) -> Source:
     folder = Path(recipe.data) / "objects365"
     table = folder / "objects365.yaml"
     if table.is_file():
-        samples: Sequence[Sample] = read_objects365_tsv(table)
+        samples: Sequence[Sample] = DetectionTsv(table)
     else:
         samples = list(read_objects365(_existing(folder / "zhiyuan_objv2_train.json"), folder / "images"))
     return Source("objects365", samples, detection_prompt_with_negatives, copies)
@@ -71,7 +71,7 @@ def captions(recipe: Recipe, min_score: float, negatives: int) -> list[Source]:
         )
     sources = []
     for path in tables:
-        samples = read_caption_tsv(path, min_score=min_score, source=path.stem)
+        samples = CaptionTsv(path, min_score=min_score, source=path.stem)
         step = max(1, len(samples) // NEGATIVE_CAPTIONS)
         others = [samples[i].caption or "" for i in range(0, len(samples), step)] if negatives else []
         sources.append(Source(path.stem, samples, partial(caption_prompt, others=others, max_negatives=negatives)))
@@ -94,9 +94,7 @@ def openimages(recipe: Recipe, copies: float) -> Source:
 def imagenet_boxes(recipe: Recipe, copies: float) -> Source:
     """ImageNet with boxes."""
     table = _existing(Path(recipe.data) / "imagenet_boxes" / "imagenet_boxes.yaml")
-    return Source(
-        "imagenet_boxes", read_objects365_tsv(table, source="imagenet"), detection_prompt_with_negatives, copies
-    )
+    return Source("imagenet_boxes", DetectionTsv(table, source="imagenet"), detection_prompt_with_negatives, copies)
 
 
 def coco(recipe: Recipe) -> list[Source]:

@@ -11,7 +11,7 @@ from data.small_sets import (
     write_tsv,
 )
 
-from openglip.data.formats.caption_tsv import flat, read_caption_tsv
+from openglip.data.formats.caption_tsv import CaptionTsv, flat
 from openglip.data.reading import recognise
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "train"
@@ -41,7 +41,7 @@ def test_caption_tsv_v1_and_v2_are_the_same(tmp_path):
     for i, label in enumerate((version_1, version_2)):
         (tmp_path / str(i)).mkdir()
         path = caption_set(tmp_path / str(i), {**head, **label})
-        found.append(read_caption_tsv(path, min_score=0.5)[0])
+        found.append(CaptionTsv(path, min_score=0.5)[0])
         assert format_of(path) == "caption-tsv"
     for sample in found:
         assert sample.names == ("two dogs", "dogs a ball")
@@ -56,7 +56,7 @@ def test_a_lost_box_takes_its_own_span_with_it(tmp_path):
         "bboxes": [[1, 2, 30, 40], [200, 5, 300, 9], [9, 10, 20, 30]],
         "tokens_positive": [[[2, 5]], [[9, 12]], [[17, 20]]],
     }  # fmt: skip
-    (sample,) = read_caption_tsv(caption_set(tmp_path, label))
+    (sample,) = CaptionTsv(caption_set(tmp_path, label))
     assert sample.names == ("cat", "owl")
     np.testing.assert_allclose(sample.scores, [0.9, 0.7])
 

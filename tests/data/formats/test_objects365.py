@@ -10,7 +10,7 @@ from data.small_sets import (
 )
 
 from openglip.data.findings import Findings
-from openglip.data.formats.objects365 import read_objects365, read_objects365_tsv
+from openglip.data.formats.objects365 import DetectionTsv, read_objects365
 from openglip.data.reading import recognise
 from openglip.errors import DataError
 
@@ -62,7 +62,7 @@ def objects365(tmp_path):
 
 def test_objects365_tsv(objects365):
     findings = Findings()
-    samples = read_objects365_tsv(objects365, findings=findings)
+    samples = DetectionTsv(objects365, findings=findings)
     assert len(samples) == 3
     assert samples.sizes.tolist() == [[80, 100]] * 3
     assert [s.image_id for s in samples] == ["b", "a", "a"]
@@ -78,10 +78,10 @@ def test_tsv_sets_that_do_not_fit_together_are_refused(objects365):
     write_tsv(objects365.parent / "label.tsv", [["a", "[]"]])
     (objects365.parent / "linelist.tsv").write_text("0\n")
     with pytest.raises(DataError, match="2 image rows, but 1 label"):
-        read_objects365_tsv(objects365)
+        DetectionTsv(objects365)
     (objects365.parent / "linelist.tsv").write_text("7\n")
     with pytest.raises(DataError, match=r"linelist\.tsv"):
-        read_objects365_tsv(objects365)
+        DetectionTsv(objects365)
 
 
 def test_a_set_of_several_label_files_is_named(tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 from openglip.data.annotations import Boxes, listed, numbers, record, size_of, usable_spans
 from openglip.data.findings import Findings
 from openglip.data.format import Candidate, Format
-from openglip.data.tsv import TsvSamples, TsvSet, first_label, is_tsv_set, read_tsv_set
+from openglip.data.tsv import TsvSamples, first_label, is_tsv_set
 from openglip.errors import DataError
 from openglip.files import StrPath
 from openglip.structures.sample import Sample
@@ -24,28 +24,25 @@ from openglip.structures.sample import Sample
 _KEYS = ("img_h", "img_w", "caption", "bboxes", "scores", "tokens_positive")
 
 
-def read_caption_tsv(
-    path: StrPath, findings: Findings | None = None, *, min_score: float = 0.0, source: str = "captions"
-) -> CaptionTsv:
-    """A caption TSV set by its YAML.
+class CaptionTsv(TsvSamples):
+    """Samples of a caption TSV by its YAML, each made when it is read.
+
+    Some may have no box left; training passes over them.
 
     Args:
         path: The YAML file.
-        findings: Collects what is left out.
+        findings: Collects what is left out; None logs it.
         min_score: Boxes must score above it (0.5 in the official large recipe).
         source: Name given to the samples.
 
     Raises:
         DataError: A file is missing.
     """
-    return CaptionTsv(read_tsv_set(path), min_score, source, findings)
 
-
-class CaptionTsv(TsvSamples):
-    """Samples of a caption TSV, each made when it is read. Some may have no box left; training passes over them."""
-
-    def __init__(self, files: TsvSet, min_score: float, source: str, findings: Findings | None = None) -> None:
-        super().__init__(files, source, findings)
+    def __init__(
+        self, path: StrPath, findings: Findings | None = None, *, min_score: float = 0.0, source: str = "captions"
+    ) -> None:
+        super().__init__(path, findings, source)
         self.min_score = min_score
 
     def sample(self, index: int, row: int) -> Sample:
@@ -103,7 +100,7 @@ def _is_caption_tsv(candidate: Candidate) -> bool:
 
 CAPTION_TSV = Format(
     "caption-tsv",
-    lambda path, _, findings: read_caption_tsv(path, findings),
+    lambda path, _, findings: CaptionTsv(path, findings),
     _is_caption_tsv,
     scaled=True,
     repeated=True,

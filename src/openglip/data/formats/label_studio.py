@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
-from openglip.data.annotations import Boxes, header_size, is_id, numbers, record, size_of, xywh_corners
+from openglip.data.annotations import Boxes, header_size, is_id, numbers, records, size_of, xywh_corners
 from openglip.data.files import Files, read_json
 from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate, Format, Losses
@@ -48,10 +48,7 @@ def read_label_studio(
         DataError: It is no list of tasks, or a task has no image.
     """
     report = collector(findings)
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise DataError(f"{path}: no list of tasks")
-    tasks = [record(item, ("data",), path, f"task {i}") for i, item in enumerate(content)]
+    tasks = records(read_json(path), ("data",), path, "task")
     results = [_results(task) for task in tasks]
     categories = sorted({name for items in results for item in items or () for name in _labels(item)})
     index = {name: i for i, name in enumerate(categories)}

@@ -42,8 +42,8 @@ def read_mdetr(
     """
     report = collector(findings)
     file = load_coco(path, report)
-    folders = {name: Files(folder) for name, folder in images.items()} if isinstance(images, Mapping) else None
-    files = image_files(file, None if isinstance(images, Mapping) else images) if folders is None else None
+    folders = {name: Files(folder) for name, folder in images.items()} if isinstance(images, Mapping) else {}
+    shared = None if isinstance(images, Mapping) else image_files(file, images)
     for image in file.images:
         image_id, data_source = image["id"], str(image.get("data_source", ""))
         if data_source in leave_out:
@@ -51,11 +51,10 @@ def read_mdetr(
         if not isinstance(image.get("caption"), str):
             report.add("malformed", path, image_id, "the entry has no caption")
             continue
-        if folders is not None:
-            files = folders.get(data_source)
+        files = folders.get(data_source, shared)
         if files is None:
             raise DataError(
-                f"{path}: image {image_id!r} is from {data_source!r}, but images are given for {list(folders or ())}"
+                f"{path}: image {image_id!r} is from {data_source!r}, but images are given for {list(folders)}"
             )
         size = stored_size(image, files, file.path, report)
         if size is None:

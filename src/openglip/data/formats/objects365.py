@@ -19,7 +19,7 @@ from openglip.data.files import image_size
 from openglip.data.findings import Findings
 from openglip.data.format import Format
 from openglip.data.formats.coco import read_coco
-from openglip.data.tsv import TsvSamples, TsvSet, is_tsv_set, read_tsv_set
+from openglip.data.tsv import TsvSamples, is_tsv_set
 from openglip.errors import DataError
 from openglip.files import StrPath
 from openglip.structures.sample import Sample
@@ -30,19 +30,22 @@ def read_objects365(path: StrPath, images: StrPath | None = None, findings: Find
     return read_coco(path, images, findings, source="objects365")
 
 
-def read_objects365_tsv(path: StrPath, findings: Findings | None = None, *, source: str = "objects365") -> DetectionTsv:
-    """A detection TSV set by its YAML. Raises DataError when a file is missing."""
-    return DetectionTsv(read_tsv_set(path), source, findings)
-
-
 class DetectionTsv(TsvSamples):
-    """Samples of a detection TSV, each made when it is read: a set of millions takes no memory."""
+    """Samples of a detection TSV by its YAML, each made when it is read: a set of millions takes no memory.
 
-    def __init__(self, files: TsvSet, source: str, findings: Findings | None = None) -> None:
-        self.names = files.names
+    Args:
+        path: The YAML file.
+        findings: Collects what is left out; None logs it.
+        source: Name given to the samples.
+
+    Raises:
+        DataError: A file is missing.
+    """
+
+    def __init__(self, path: StrPath, findings: Findings | None = None, *, source: str = "objects365") -> None:
+        super().__init__(path, findings, source, row_by_row=True)
+        self.names = self.files.names
         self._index = {name: i for i, name in enumerate(self.names)}
-        files.check_rows()
-        super().__init__(files, source, findings)
 
     def sample(self, index: int, row: int) -> Sample:
         """The sample at `index`, whose label is on line `row`. Raises DataError when it can't be read."""
@@ -69,5 +72,5 @@ class DetectionTsv(TsvSamples):
 
 OBJECTS365 = Format("objects365", read_objects365)
 OBJECTS365_TSV = Format(
-    "objects365-tsv", lambda path, _, findings: read_objects365_tsv(path, findings), is_tsv_set, repeated=True
+    "objects365-tsv", lambda path, _, findings: DetectionTsv(path, findings), is_tsv_set, repeated=True
 )

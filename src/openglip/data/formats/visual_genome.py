@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openglip.data.annotations import Boxes, is_id, listed, numbers, record, size_of, xywh_corners
+from openglip.data.annotations import Boxes, is_id, listed, numbers, records, size_of, xywh_corners
 from openglip.data.files import Files, read_json
 from openglip.data.findings import Findings, collector
 from openglip.data.format import Format
@@ -46,10 +46,7 @@ def read_visual_genome(
     folders = [Files(f) for f in (base, base / "VG_100K", base / "VG_100K_2") if f.is_dir()]
     sizes, coco_ids = _image_sizes(root / "image_data.json", report)
     path = root / "objects.json"
-    entries = [
-        record(item, ("image_id", "objects"), path, f"entry {i}")
-        for i, item in enumerate(listed(read_json(path), path, "the file"))
-    ]
+    entries = records(read_json(path), ("image_id", "objects"), path, "entry")
     for i, entry in enumerate(entries):
         listed(entry["objects"], path, f"objects of entry {i}")
     if without_coco:
@@ -86,11 +83,10 @@ def _image_sizes(path: Path, findings: Findings) -> tuple[dict[int | str, tuple[
     """(height, width) of each image id, and the ids of those that are COCO's too."""
     sizes: dict[int | str, tuple[int, int]] = {}
     coco_ids: set[int | str] = set()
-    for i, item in enumerate(listed(read_json(path), path, "the file")):
-        image = record(item, ("image_id", "width", "height"), path, f"image {i}")
+    for image in records(read_json(path), ("image_id", "width", "height"), path, "image"):
         image_id, size = image["image_id"], size_of(image["height"], image["width"])
         if size is None or not is_id(image_id):
-            findings.add("malformed", path, None, f"no id, height and width: {item!r:.80}")
+            findings.add("malformed", path, None, f"no id, height and width: {image!r:.80}")
         elif image_id in sizes:
             findings.add("duplicate_id", path, image_id, f"two images have the id {image_id!r}")
         else:

@@ -85,28 +85,24 @@ def groups(shard: Path, findings: Findings) -> Iterator[tuple[str, dict[str, Fil
         DataError: The tar breaks off; the groups before that have been returned.
     """
     key, group, damage = "", dict[str, FileSlice](), None
-    members = tar_members(shard)
-    while True:
-        try:
-            member = next(members, None)
-        except DataError as error:
-            member, damage = None, error
-        if member is None:
-            break
-        folder, _, name = member.name.rpartition("/")
-        if name.startswith("."):  # macOS writes ._a.jpg with what it stores about a.jpg
-            continue
-        stem, _, suffix = name.partition(".")
-        member_key = f"{folder}/{stem}" if folder else stem
-        suffix = f".{suffix.lower()}"
-        again = member_key == key and suffix in group
-        if again:
-            findings.add("duplicate_id", shard, member_key, f"{member.name} comes twice in a row")
-        if (member_key != key and group) or again:
-            yield key, group
-            group = {}
-        key = member_key
-        group[suffix] = member
+    try:
+        for member in tar_members(shard):
+            folder, _, name = member.name.rpartition("/")
+            if name.startswith("."):  # macOS writes ._a.jpg with what it stores about a.jpg
+                continue
+            stem, _, suffix = name.partition(".")
+            member_key = f"{folder}/{stem}" if folder else stem
+            suffix = f".{suffix.lower()}"
+            again = member_key == key and suffix in group
+            if again:
+                findings.add("duplicate_id", shard, member_key, f"{member.name} comes twice in a row")
+            if (member_key != key and group) or again:
+                yield key, group
+                group = {}
+            key = member_key
+            group[suffix] = member
+    except DataError as error:
+        damage = error
     if group:
         yield key, group
     if damage is not None:
