@@ -7,12 +7,13 @@ from openglip.errors import DataError
 
 
 def test_boxes_keep_what_belongs_to_them():
-    boxes, findings = Boxes("a.json", 7), Findings()
+    findings = Findings()
+    boxes = Boxes("a.json", 7, findings)
     boxes.add([10, 5, 5, 9], "cat", id=1)
     boxes.add([90, 70, 130, 100], "dog", score=0.5, id=2)
     boxes.add([1, 2, float("nan"), 4], "dog")
     boxes.add([1, 2, 3, 4], "cat", score=0.25)
-    sample = boxes.sample("a.jpg", (80, 100), findings, {"cat": 0, "dog": 1}, categories=("cat", "dog"), source="set")
+    sample = boxes.sample("a.jpg", (80, 100), {"cat": 0, "dog": 1}, categories=("cat", "dog"), source="set")
     assert sample.boxes.tolist() == [[90, 70, 100, 80], [1, 2, 3, 4]]
     assert (sample.names, sample.image_id, sample.source) == (("dog", "cat"), 7, "set")
     np.testing.assert_array_equal(sample.scores, [0.5, 0.25])
@@ -25,13 +26,13 @@ def test_boxes_keep_what_belongs_to_them():
 
 
 def test_boxes_of_a_caption_have_spans_and_scores_only_when_all_have_one():
-    boxes = Boxes("a.json", "x")
+    boxes = Boxes("a.json", "x", Findings())
     boxes.add([1, 2, 3, 4], spans=[(2, 5)], score=0.5)
     boxes.add([1, 2, 3, 4], spans=[(0, 1), (2, 5)])
-    sample = boxes.sample("a.jpg", (80, 100), Findings(), caption="a cat")
+    sample = boxes.sample("a.jpg", (80, 100), caption="a cat")
     assert sample.phrase_spans == (((2, 5),), ((0, 1), (2, 5)))
     assert (sample.labels, sample.scores) == (None, None)
-    assert len(Boxes("a.json", None).sample("a.jpg", (80, 100), Findings(), categories=("cat",))) == 0
+    assert len(Boxes("a.json", None, Findings()).sample("a.jpg", (80, 100), categories=("cat",))) == 0
 
 
 def test_spans_outside_the_caption_are_left_out():

@@ -49,8 +49,8 @@ def written(name, samples, folder):
     lost = WRITABLE[name].write(samples, out)
     splits = open_splits(out)
     findings = Findings()
-    (read,) = splits.values()
-    found = list(read(findings))
+    (split,) = splits.values()
+    found = list(split.read(findings))
     assert not findings.items
     return found, lost
 
@@ -114,7 +114,7 @@ def test_splits_go_to_their_places(detection, folder):
     done = convert(folder / "coco", folder / "yolo", format="yolo")
     assert (done.samples, done.lost, done.findings) == (6, {}, [])
     splits = open_splits(folder / "yolo")
-    assert {name: len(list(read(Findings()))) for name, read in splits.items()} == {"train": 3, "val": 3}
+    assert {name: len(list(split.read(Findings()))) for name, split in splits.items()} == {"train": 3, "val": 3}
     done = convert(folder / "yolo", folder / "back", format="coco", source_format="yolo")
     assert sorted(done.written.values()) == [str(folder / "back" / f"{s}.json") for s in ("train", "val")]
     with pytest.raises(ConfigError, match="2 splits"):

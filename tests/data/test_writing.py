@@ -43,8 +43,8 @@ def test_images_are_found_from_a_folder_behind_a_link(name, tmp_path):
     ]
     out = written_path(tmp_path / "link/out", name)
     WRITABLE[name].write(samples, out)
-    (read,) = open_splits(out).values()
-    for before, after in zip(samples, read(Findings()), strict=True):
+    (split,) = open_splits(out).values()
+    for before, after in zip(samples, split.read(Findings()), strict=True):
         assert os.path.samefile(before.image, after.image)
         assert after.file_name == before.file_name
 

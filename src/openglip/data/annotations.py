@@ -37,11 +37,13 @@ class Boxes:
     Attributes:
         file: The file to name in findings.
         id: The id to name in findings, and the sample's.
+        findings: Collects what is left out or clipped.
         rows: The boxes so far.
     """
 
     file: object
     id: Id
+    findings: Findings
     rows: list[Row] = field(default_factory=list)
 
     def add(
@@ -58,9 +60,11 @@ class Boxes:
         """
         self.rows.append(Row(corners, label, spans, score, self.id if id is None else id))
 
-    def sample(
-        self, image: ImageReference, size: Size, findings: Findings, index: Index = None, **fields: Any
-    ) -> Sample:
+    def report(self, kind: str, message: str) -> None:
+        """Record a fault or note under the sample's id."""
+        self.findings.add(kind, self.file, self.id, message)
+
+    def sample(self, image: ImageReference, size: Size, index: Index = None, **fields: Any) -> Sample:
         """The sample with the boxes that can be used.
 
         Boxes are clipped to the image, and those without an area left out. Recorded: box_not_finite and box_degenerate
@@ -69,7 +73,6 @@ class Boxes:
         Args:
             image: Where the image is.
             size: (height, width) of the image.
-            findings: Collects what is left out or clipped.
             index: The position of each label in `categories`; None where labels are positions.
             **fields: Further fields of the sample. Where `categories` are given, its labels are those of the boxes;
                 where a `caption` is given, its spans are.
@@ -87,7 +90,7 @@ class Boxes:
             kind = "box_not_finite" if not finite[i] else "box_outside" if filled[i] else "box_degenerate"
             corners = ", ".join(f"{v:g}" for v in raw[i])
             text = f"box {i}: ({corners}) in an image of {size[1]} x {size[0]}"
-            findings.add(kind, self.file, self.rows[i].id, text)
+            self.findings.add(kind, self.file, self.rows[i].id, text)
         rows = [self.rows[i] for i in np.flatnonzero(usable)]
         if fields.get("categories") is not None:
             fields["labels"] = [row.label if index is None else index[row.label] for row in rows]

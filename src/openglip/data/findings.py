@@ -71,6 +71,7 @@ class Findings:
             logger.warning("%s: left out or changed: %s", file, _listed(faults))
         elif self.counts:
             logger.info("%s: left out: %s", file, _listed(self.counts))
+        self.counts.clear()  # logged once, also where a reader and its caller both call this
 
 
 def collector(findings: Findings | None) -> Findings:

@@ -52,18 +52,18 @@ class CaptionTsv(TsvSamples):
         size, caption = size_of(label["img_h"], label["img_w"]), str(label["caption"])
         if size is None:
             raise DataError(f"{where}: img_h and img_w are {label['img_h']!r} and {label['img_w']!r}")
-        boxes = Boxes(where, row)
+        boxes = Boxes(where, row, self.findings)
         for bbox, score, item in zip(label["bboxes"], label["scores"], label["tokens_positive"], strict=True):
             box, number = numbers(bbox, 4), numbers([score], 1)
             if box is None or number is None:
-                self.findings.add("malformed", where, row, f"no bbox and score: {bbox!r:.60}, {score!r:.20}")
+                boxes.report("malformed", f"no bbox and score: {bbox!r:.60}, {score!r:.20}")
             elif number[0] > self.min_score:
                 if spans := usable_spans(item, caption, self.findings, where, row):
                     boxes.add(box, spans=spans, score=number[0])
                 else:
-                    self.findings.add("box_without_phrase", where, row, "no span is left")
+                    boxes.report("box_without_phrase", "no span is left")
         image, image_id = self.files.images.line(self._image_row(label, row)), self.files.labels.key(row)
-        return boxes.sample(image, size, self.findings, caption=caption, image_id=image_id, source=self.source)
+        return boxes.sample(image, size, caption=caption, image_id=image_id, source=self.source)
 
     def _image_row(self, label: dict[str, Any], row: int) -> int:
         rows = self.files.row_of_id

@@ -52,7 +52,7 @@ def read_captions(path: StrPath, images: StrPath | None = None, findings: Findin
         image, image_id = pair.image or b"", pair.filename if pair.id is None else pair.id
         size = header_size(image, report, path, pair.filename)
         if size is not None:
-            yield Boxes(path, image_id).sample(image, size, report, caption=pair.caption, source=path.stem)
+            yield Boxes(path, image_id, report).sample(image, size, caption=pair.caption, source=path.stem)
     report.done(path)
 
 

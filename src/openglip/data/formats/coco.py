@@ -94,9 +94,8 @@ def read_coco(
         yield boxes.sample(
             files.reference(str(image["file_name"])),
             size,
-            report,
+            index,
             categories=names,
-            index=index,
             exhaustive=exhaustive if isinstance(exhaustive, bool) else str(image_source) in exhaustive,
             source=source or str(image_source or file.path.stem),
         )
@@ -182,7 +181,7 @@ def annotated_boxes(
 
 def labelled_boxes(image: dict[str, Any], file: CocoFile, findings: Findings) -> Boxes:
     """The boxes of an image that have a category, labelled with its id."""
-    boxes = Boxes(file.path, image["id"])
+    boxes = Boxes(file.path, image["id"], findings)
     for corners, annotation in annotated_boxes(image, file, findings):
         category = annotation.get("category_id")
         if is_id(category) and category in file.names:

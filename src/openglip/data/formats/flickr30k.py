@@ -148,18 +148,18 @@ def read_flickr30k(
             if sentence.id in unrelated:
                 report.add("unrelated_caption", root, sentence.id, "the sentence does not describe the image")
                 continue
-            boxes = Boxes(file, sentence.id)
+            boxes = Boxes(file, sentence.id, report)
             for chain, _, span in sentence.phrases:
                 if not chains.get(chain):
-                    report.add("phrase_without_box", file, sentence.id, "a phrase without a box")
+                    boxes.report("phrase_without_box", "a phrase without a box")
                 for box in chains.get(chain, []):
                     boxes.add(box, spans=[span])
             image = entities.image(image_id)
-            sample = boxes.sample(image, size, report, caption=sentence.caption, source="flickr30k")
+            sample = boxes.sample(image, size, caption=sentence.caption, source="flickr30k")
             if len(sample):
                 yield sample
             else:
-                report.add("caption_without_box", file, sentence.id, "no phrase of the sentence has a box")
+                boxes.report("caption_without_box", "no phrase of the sentence has a box")
     for image_id, error in bad_sentences.items():
         if chosen is None or image_id in chosen:
             report.add("unparsable", f"{root}/Sentences/{image_id}.txt", image_id, str(error))

@@ -70,20 +70,20 @@ def read_label_studio(
         size = (sizes.pop() if len(sizes) == 1 else None) or header_size(image, report, path, task_id)
         if size is None:
             continue
-        boxes = Boxes(path, task_id)
+        boxes = Boxes(path, task_id, report)
         for item in rectangles:
-            _add_rectangle(boxes, item, size, report)
-        yield boxes.sample(image, size, report, index, categories=tuple(index), exhaustive=True, source="label_studio")
+            _add_rectangle(boxes, item, size)
+        yield boxes.sample(image, size, index, categories=tuple(index), exhaustive=True, source="label_studio")
     report.done(path)
 
 
-def _add_rectangle(boxes: Boxes, item: dict[str, Any], size: tuple[int, int], findings: Findings) -> None:
+def _add_rectangle(boxes: Boxes, item: dict[str, Any], size: tuple[int, int]) -> None:
     value = item.get("value")
     value = value if isinstance(value, dict) else {}
     rectangle, names = numbers([value.get(k) for k in ("x", "y", "width", "height")], 4), _labels(item)
     if rectangle is None or not names or value.get("rotation"):
         what = "turned" if value.get("rotation") else "without a position or a label"
-        findings.add("malformed", boxes.file, boxes.id, f"a rectangle is {what}: {value!r:.80}")
+        boxes.report("malformed", f"a rectangle is {what}: {value!r:.80}")
         return
     x1, y1, x2, y2 = xywh_corners(rectangle)
     height, width = size[0] / 100, size[1] / 100

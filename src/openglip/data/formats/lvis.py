@@ -43,7 +43,7 @@ def read_lvis(path: StrPath, images: StrPath | None = None, findings: Findings |
         present = {row.label for row in boxes.rows}
         negatives = tuple(file.names[i] for i in absent if i not in unknown and i not in present)
         image_file = files.reference(image["file_name"])
-        yield boxes.sample(image_file, size, report, index, categories=categories, negatives=negatives, source="lvis")
+        yield boxes.sample(image_file, size, index, categories=categories, negatives=negatives, source="lvis")
     report.done(path)
 
 

@@ -59,7 +59,7 @@ def read_mdetr(
         size = stored_size(image, files, file.path, report)
         if size is None:
             continue
-        boxes = Boxes(path, image_id)
+        boxes = Boxes(path, image_id, report)
         for corners, annotation in annotated_boxes(image, file, report):
             if not annotation.get("tokens_positive"):
                 report.add("box_without_phrase", path, annotation.get("id"), "no tokens_positive")
@@ -69,11 +69,11 @@ def read_mdetr(
                 boxes.add(corners, spans=spans, id=annotation.get("id"))
         source = str(image.get("dataset_name") or data_source or "mdetr")
         image_file = files.reference(str(image["file_name"]))
-        sample = boxes.sample(image_file, size, report, caption=image["caption"], source=source)
+        sample = boxes.sample(image_file, size, caption=image["caption"], source=source)
         if len(sample):
             yield sample
         else:
-            report.add("caption_without_box", path, image_id, "no phrase of the caption has a box")
+            boxes.report("caption_without_box", "no phrase of the caption has a box")
     report.done(path)
 
 

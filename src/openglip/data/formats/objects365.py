@@ -55,19 +55,17 @@ class DetectionTsv(TsvSamples):
         objects = objects.get("objects") if isinstance(objects, dict) else objects
         if not isinstance(objects, list):
             raise DataError(f"{file.path}, line {row}: no list of objects")
-        boxes = Boxes(file.path, row)
+        boxes = Boxes(file.path, row, self.findings)
         for item in objects:
             rect = numbers(item.get("rect"), 4) if isinstance(item, dict) else None
             if rect is None:
-                self.findings.add("malformed", file.path, row, f"no rect of four numbers: {item!r:.60}")
+                boxes.report("malformed", f"no rect of four numbers: {item!r:.60}")
             elif not is_id(item.get("class")) or item["class"] not in self._index:
-                self.findings.add("unmapped_class", file.path, row, f"there is no category {item.get('class')!r}")
+                boxes.report("unmapped_class", f"there is no category {item.get('class')!r}")
             else:
                 boxes.add(rect, self._index[item["class"]])
         names, image_id = self.names, file.key(row)
-        return boxes.sample(
-            image, size, self.findings, categories=names, exhaustive=True, image_id=image_id, source=self.source
-        )
+        return boxes.sample(image, size, categories=names, exhaustive=True, image_id=image_id, source=self.source)
 
 
 OBJECTS365 = Format("objects365", read_objects365)

@@ -99,20 +99,18 @@ class Records:
         size = size_of(item["height"], item["width"])
         if size is None:
             raise DataError(f"{self.path}: {where}: height and width are {item['height']!r} and {item['width']!r}")
-        boxes = Boxes(self.path, str(item.get("image_id", item.get("filename", where))))
+        boxes = Boxes(self.path, str(item.get("image_id", item.get("filename", where))), self.findings)
         if isinstance(item.get("detection"), dict):
             self._add_instances(boxes, item["detection"])
             labels = sorted(self.names)
             index, names = {label: i for i, label in enumerate(labels)}, tuple(self.names[i] for i in labels)
-            return boxes.sample(
-                image, size, self.findings, index, categories=names, exhaustive=self.exhaustive, source="odvg"
-            )
+            return boxes.sample(image, size, index, categories=names, exhaustive=self.exhaustive, source="odvg")
         grounding = record(item.get("grounding"), ("caption",), self.path, f"{where}: grounding")
         caption = str(grounding["caption"])
         self._add_regions(boxes, grounding, caption)
-        sample = boxes.sample(image, size, self.findings, caption=caption, source="odvg")
+        sample = boxes.sample(image, size, caption=caption, source="odvg")
         if not len(sample):
-            self.findings.add("caption_without_box", self.path, boxes.id, "no region of the caption is usable")
+            boxes.report("caption_without_box", "no region of the caption is usable")
         return sample if len(sample) else None
 
     def _add_instances(self, boxes: Boxes, detection: dict[str, Any]) -> None:
@@ -120,12 +118,12 @@ class Records:
             box = numbers(item.get("bbox"), 4) if isinstance(item, dict) else None
             label: Any = item.get("label") if isinstance(item, dict) else None
             if box is None:
-                self.findings.add("malformed", self.path, boxes.id, f"no bbox of four numbers: {item!r:.60}")
+                boxes.report("malformed", f"no bbox of four numbers: {item!r:.60}")
             elif not is_id(label) or label not in self.names:
-                self.findings.add("unmapped_class", self.path, boxes.id, f"label {label!r} is not in the label map")
+                boxes.report("unmapped_class", f"label {label!r} is not in the label map")
             elif not _same_name(item.get("category"), self.names[label]):
                 text = f"label {label} is {self.names[label]!r} in the label map, {item['category']!r} here"
-                self.findings.add("class_mismatch", self.path, boxes.id, text)
+                boxes.report("class_mismatch", text)
             else:
                 boxes.add(box, label)
 
@@ -136,7 +134,7 @@ class Records:
             several = bbox if bbox and isinstance(bbox[0], list) else [bbox]
             corners = [box for item in several if (box := numbers(item, 4)) is not None]
             if len(corners) < len(several):
-                self.findings.add("malformed", self.path, boxes.id, f"no bbox of four numbers: {bbox!r:.60}")
+                boxes.report("malformed", f"no bbox of four numbers: {bbox!r:.60}")
             elif spans := self._spans(region, caption, boxes):
                 for box in corners:
                     boxes.add(box, spans=spans, score=region.get("score"))
@@ -149,10 +147,10 @@ class Records:
         try:
             spans = locate_phrases(caption, [str(phrase) for phrase in phrases])
         except PromptError as error:
-            self.findings.add("phrase_not_in_caption", self.path, boxes.id, str(error))
+            boxes.report("phrase_not_in_caption", str(error))
             return []
         if not spans:
-            self.findings.add("box_without_phrase", self.path, boxes.id, "neither a phrase nor tokens_positive")
+            boxes.report("box_without_phrase", "neither a phrase nor tokens_positive")
         return [span for phrase in spans for span in phrase]
 
 

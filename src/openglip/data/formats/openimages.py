@@ -52,7 +52,7 @@ def read_openimages(
     report = collector(findings)
     path = Path(path)
     names = _names(path.parent)
-    index = {label: i for i, label in enumerate(names)}
+    categories, index = tuple(names.values()), {label: i for i, label in enumerate(names)}
     absent = _absent_names(Path(image_labels) if image_labels else None, names)
     rows_of: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in _rows(path, COLUMNS):
@@ -63,18 +63,16 @@ def read_openimages(
         size = header_size(image, report, path, image_id)
         if size is None:
             continue
-        boxes = Boxes(path, image_id)
+        boxes = Boxes(path, image_id, report)
         for row in rows:
             if row.get("IsGroupOf") == "1":
-                report.add("crowd", path, image_id, "a group")
+                boxes.report("crowd", "a group")
             elif row["LabelName"] not in index:
-                report.add("unmapped_class", path, image_id, f"there is no class {row['LabelName']!r}")
+                boxes.report("unmapped_class", f"there is no class {row['LabelName']!r}")
             else:
                 boxes.add(_pixels(row, size), row["LabelName"])
         negatives = tuple(absent.get(image_id, ()))
-        yield boxes.sample(
-            image, size, report, index, categories=tuple(names.values()), negatives=negatives, source="openimages"
-        )
+        yield boxes.sample(image, size, index, categories=categories, negatives=negatives, source="openimages")
     report.done(path)
 
 

@@ -99,11 +99,11 @@ def _sample(row: dict[str, Any], file: Path, number: int | str, findings: Findin
         raise DataError(f"a box is not four numbers: {raw!r:.60}")
     if len(spans) != len(raw) or len(scores) not in (0, len(raw)):
         raise DataError(f"{len(raw)} boxes, but {len(spans)} tokens_positive and {len(scores or raw)} scores")
-    boxes = Boxes(file, image_id)
+    boxes = Boxes(file, image_id, findings)
     for i, box in enumerate(corners):
         box_spans = usable_spans(spans[i], caption, findings, file, image_id)
         boxes.add(box, spans=box_spans, score=scores[i] if scores else None)  # type: ignore[arg-type]
-    return boxes.sample(image, size, findings, caption=caption, source=file.stem)
+    return boxes.sample(image, size, caption=caption, source=file.stem)
 
 
 def _image(row: Mapping[str, Any], file: Path) -> tuple[ImageReference | None, str | None]:

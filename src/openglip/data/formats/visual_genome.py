@@ -59,7 +59,7 @@ def read_visual_genome(
         if not is_id(image_id) or image_id not in sizes:
             report.add("annotation_without_image", path, image_id, "the image is not in image_data.json")
             continue
-        boxes = Boxes(path, image_id)
+        boxes = Boxes(path, image_id, report)
         for item in entry["objects"]:
             box = numbers([item.get(k) for k in "xywh"], 4) if isinstance(item, dict) else None
             object_id = item.get("object_id") if isinstance(item, dict) else None
@@ -68,14 +68,14 @@ def read_visual_genome(
                     report.add("duplicate_id", path, object_id, f"two objects have the id {object_id!r}")
                 object_ids.add(object_id)
             if box is None:
-                report.add("malformed", path, image_id, f"an object has no x, y, w, h: {item!r:.60}")
+                boxes.report("malformed", f"an object has no x, y, w, h: {item!r:.60}")
             elif name := _name(item):
                 boxes.add(xywh_corners(box), name, id=object_id)
             else:
                 report.add("unmapped_class", path, object_id, "the object has no name")
         candidates = (folder.find(f"{image_id}.jpg") for folder in folders)
         image = next(filter(None, candidates), str(root / "VG_100K" / f"{image_id}.jpg"))
-        yield boxes.sample(image, sizes[image_id], report, index, categories=names, source="visual_genome")
+        yield boxes.sample(image, sizes[image_id], index, categories=names, source="visual_genome")
     report.done(path)
 
 

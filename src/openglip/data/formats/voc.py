@@ -86,14 +86,14 @@ def read_voc(
         size = _size(tree) or header_size(image, report, file, file.stem)
         if size is None:
             continue
-        boxes = Boxes(file, file.stem)
+        boxes = Boxes(file, file.stem, report)
         for item in tree.findall("object"):
             name = _name(item)
             if name in index:
                 boxes.add(_corners(item, one_based), name)
             else:
-                report.add("unmapped_class", file, file.stem, f"there is no category {name!r}")
-        yield boxes.sample(image, size, report, index, categories=categories, exhaustive=True, source=root.name)
+                boxes.report("unmapped_class", f"there is no category {name!r}")
+        yield boxes.sample(image, size, index, categories=categories, exhaustive=True, source=root.name)
     report.done(root)
 
 

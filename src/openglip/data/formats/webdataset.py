@@ -122,7 +122,7 @@ def _sample(item: dict[str, Any], image: FileSlice, text: FileSlice, key: str, r
     if caption is None:
         raise DataError(f"{text}: neither caption nor boxes")
     size = size_of(item.get("height"), item.get("width")) or image_size(image)
-    return Boxes(records.path, key).sample(image, size, records.findings, caption=caption)
+    return Boxes(records.path, key, records.findings).sample(image, size, caption=caption)
 
 
 def _caption(text: FileSlice) -> str | None:

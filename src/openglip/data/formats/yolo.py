@@ -63,16 +63,14 @@ def read_yolo(path: StrPath, split: str = "train", findings: Findings | None = N
         size = header_size(str(image), report, file, image.name, kind)
         if size is None:
             continue
-        boxes = Boxes(label_file, image.stem)
+        boxes = Boxes(label_file, image.stem, report)
         try:
-            _add_objects(boxes, size, len(names), points, report)
+            _add_objects(boxes, size, len(names), points)
         except DataError as error:
             report.add("unparsable", label_file, image.stem, str(error))
             continue
         source = f"{file.parent.name}/{split}"
-        yield boxes.sample(
-            str(image), size, report, categories=names, exhaustive=True, image_id=ids[image], source=source
-        )
+        yield boxes.sample(str(image), size, categories=names, exhaustive=True, image_id=ids[image], source=source)
     report.done(file)
 
 
@@ -159,7 +157,7 @@ def _without_image(labels_of: Mapping[Path, Path]) -> list[Path]:
     )
 
 
-def _add_objects(boxes: Boxes, size: tuple[int, int], classes: int, points: int, findings: Findings) -> None:
+def _add_objects(boxes: Boxes, size: tuple[int, int], classes: int, points: int) -> None:
     """Add the boxes of a label file; there may be none."""
     file = Path(str(boxes.file))
     for number, line in enumerate(read_lines(file) if os.path.isfile(file) else (), start=1):
@@ -169,9 +167,9 @@ def _add_objects(boxes: Boxes, size: tuple[int, int], classes: int, points: int,
             label, values = -1.0, []
         fits = len(values) == 4 + points if points else len(values) >= 4 and len(values) % 2 == 0
         if not fits or not math.isfinite(label) or label != int(label):
-            findings.add("malformed", file, boxes.id, f"line {number}: not a class and its box: {line!r:.60}")
+            boxes.report("malformed", f"line {number}: not a class and its box: {line!r:.60}")
         elif not 0 <= label < classes:
-            findings.add("unmapped_class", file, boxes.id, f"line {number}: there is no class {label:g}")
+            boxes.report("unmapped_class", f"line {number}: there is no class {label:g}")
         else:
             boxes.add(_corners(values[:4] if points else values, size), int(label))
 
