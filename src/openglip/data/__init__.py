@@ -17,26 +17,23 @@ if TYPE_CHECKING:
     from openglip.data.rendering import render as render
     from openglip.structures.sample import Sample as Sample
 
-_HOMES = {
-    "read": "openglip.data.reading",
-    "check": "openglip.data.checking",
-    "convert": "openglip.data.conversion",
-    "render": "openglip.data.rendering",
-    "CheckReport": "openglip.data.checking",
-    "Conversion": "openglip.data.conversion",
-    "RenderedSample": "openglip.data.rendering",
-    "Finding": "openglip.data.findings",
-    "Findings": "openglip.data.findings",
-    "Sample": "openglip.structures.sample",
+_NAMES = {
+    "openglip.data.reading": ("read",),
+    "openglip.data.checking": ("check", "CheckReport"),
+    "openglip.data.conversion": ("convert", "Conversion"),
+    "openglip.data.rendering": ("render", "RenderedSample"),
+    "openglip.data.findings": ("Finding", "Findings"),
+    "openglip.structures.sample": ("Sample",),
 }
-__all__ = [*_HOMES]
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> object:
     """Resolve public names on first use, so that importing a module of this package brings no other."""
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'openglip.data' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

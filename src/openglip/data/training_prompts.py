@@ -10,14 +10,13 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from openglip.errors import DataError
 from openglip.prompts.tables import Wording
 from openglip.prompts.text import SEPARATOR, clean_name, join_wordings, wording_of
-from openglip.prompts.tokens import MAX_TOKENS, tokenize
+from openglip.prompts.tokens import MAX_TOKENS, token_count, tokenize
 from openglip.structures.sample import Sample, Spans
 
 Control = tuple[float, float, float, float]
@@ -158,7 +157,7 @@ def choose_categories(
     for key in negatives:
         if key in every_label:  # present, but without room: never a negative
             continue
-        room -= _token_count(clean_name(table[key]) + separator)
+        room -= token_count(clean_name(table[key]) + separator)
         if room <= 0:
             break
         fitting.append(key)
@@ -218,9 +217,9 @@ def pack_captions(
     drawn = list(range(len(negatives)))
     rng.shuffle(drawn)
     fitting: list[int] = []
-    room = max_tokens - _token_count(caption) - 2
+    room = max_tokens - token_count(caption) - 2
     for i in drawn:
-        need = _token_count(negatives[i]) + 2
+        need = token_count(negatives[i]) + 2
         if need < room:
             fitting.append(i)
             room -= need
@@ -294,7 +293,7 @@ def _fitting(
     rng.shuffle(present)
     length = 0
     for i, key in enumerate(present):
-        need = _token_count(clean_name(table[key]) + separator)
+        need = token_count(clean_name(table[key]) + separator)
         if length + need > budget:
             return present[:i], length
         length += need
@@ -313,8 +312,3 @@ def _negative_count(most: int, control: Control, rng: random.Random, numpy_rng: 
     count = int(numpy_rng.choice(max(1, most))) + 1
     rng.random()
     return count
-
-
-@lru_cache(maxsize=100_000)
-def _token_count(text: str) -> int:
-    return len(tokenize(text, max_tokens=None)) - 2

@@ -13,7 +13,7 @@ from typing import Any
 
 from openglip.errors import PromptError
 from openglip.prompts.tables import Wording
-from openglip.prompts.tokens import MAX_TOKENS, tokenize, word_pieces
+from openglip.prompts.tokens import MAX_TOKENS, token_count, word_pieces
 from openglip.structures.sample import Span, Spans
 
 SEPARATOR = ". "
@@ -255,9 +255,9 @@ def split_names(
     Raises:
         PromptError: A name can't fit or has no word piece, or a chunk of `chunk_size` does not fit.
     """
-    gap = _token_count(separator)
-    room = max_tokens - 2 - sum(_token_count(clean_name(name)) + gap for name in distractors)
-    lengths = [_token_count(clean_name(name)) for name in names]
+    gap = token_count(separator)
+    room = max_tokens - 2 - sum(token_count(clean_name(name)) + gap for name in distractors)
+    lengths = [token_count(clean_name(name)) for name in names]
     for i, length in enumerate(lengths):
         if length == 0:
             raise PromptError(f"category {i}, {names[i]!r}, has no letter that the text encoder knows")
@@ -302,10 +302,6 @@ def _greedy(lengths: list[int], gap: int, room: int) -> list[range]:
             cuts.append(i)
         used = length if i == cuts[-1] else used + gap + length
     return [range(b, e) for b, e in pairwise([*cuts, len(lengths)])]
-
-
-def _token_count(text: str) -> int:
-    return len(tokenize(text, max_tokens=None).ids) - 2
 
 
 def _as_spans(item: Any, position: int) -> Spans:

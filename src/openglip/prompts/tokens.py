@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -67,6 +67,12 @@ def tokenize(text: str, max_tokens: int | None = MAX_TOKENS, *, truncate: bool =
             f"(the first word that does not fit is at character {begin}: {text[begin : begin + 20]!r})"
         )
     return Tokens((*ids[: max_tokens - 1], ids[-1]), (*offsets[: max_tokens - 1], offsets[-1]), truncated=True)
+
+
+@lru_cache(maxsize=100_000)
+def token_count(text: str) -> int:
+    """How many word pieces a text has, without [CLS] and [SEP]."""
+    return len(tokenize(text, max_tokens=None)) - 2
 
 
 def word_pieces(text: str) -> tuple[str, ...]:
