@@ -49,7 +49,7 @@ def nano_format_1() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     Returns:
         First parts of keys, and later parts by the first part of the old key.
     """
-    table = json.loads((files(__package__) / "nano_format_1.json").read_text("utf-8"))
+    table = json.loads((files("openglip.weights") / "nano_format_1.json").read_text("utf-8"))
     return table["first"], table["later"]
 
 
