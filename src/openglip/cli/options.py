@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from openglip.runtime import Progress
+from openglip import runtime
 
 Model = Annotated[
     str, typer.Option(metavar="NAME|PATH", help="A model's name (see `openglip models`) or a checkpoint.")
@@ -20,12 +19,12 @@ ShortSide = Annotated[
     int | None, typer.Option(metavar="PIXELS", help="Short side of the resized image. Default: the model's own.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Precision = Annotated[Literal["fp32", "bf16", "auto"], typer.Option(help="auto: bf16 where the device is fast at it.")]
+Precision = Annotated[runtime.Precision, typer.Option(help="auto: bf16 where the device is fast at it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No messages and no progress on stderr.")]
 
 
-def show_progress(progress: Progress) -> None:
+def show_progress(progress: runtime.Progress) -> None:
     """Write how far a command is to stderr, on a terminal always in the same line."""
     text = f"{progress.message}: " if progress.message else ""
     text += f"{progress.done} of {progress.total} {progress.unit}"
