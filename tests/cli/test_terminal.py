@@ -114,3 +114,19 @@ def test_a_tilde_is_the_home_folder_in_every_position(detect: list[str], tmp_pat
         assert run([*detect[:-2], *options, "--prompt", "cup"], env=environment, cwd=tmp_path).returncode == 0
         assert (tmp_path / f"a{i}" / "detections.jsonl").exists()
     assert not (tmp_path / "~").exists()
+
+
+REDIRECTED = """
+import contextlib, io, sys
+from openglip.cli.main import main
+sys.argv = ["openglip", "models", "list", "--json"]
+with open("out.txt", "w", encoding="ascii") as file, contextlib.redirect_stdout(file):
+    with contextlib.suppress(SystemExit):
+        main()
+"""
+
+
+def test_a_caller_that_redirects_stdout_gets_the_results(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", REDIRECTED], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == ""
+    assert "glip-t" in (tmp_path / "out.txt").read_text()

@@ -38,8 +38,8 @@ def open_streams() -> None:
         if stream is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            if sys.platform == "win32" and stream.isatty():
-                stream.reconfigure(errors="backslashreplace")
+            if stream is not getattr(sys, f"__{name}__") or (sys.platform == "win32" and stream.isatty()):
+                stream.reconfigure(errors="json-escapes")  # redirected by the caller, or a console of Windows
                 continue
             file = io.BufferedWriter(_Stream(number, "w", closefd=False))
             by_line = stream.line_buffering
