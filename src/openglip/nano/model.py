@@ -25,20 +25,8 @@ from openglip.model.linear import convolve
 from openglip.model.mode import is_plain
 from openglip.model.postprocess import Aggregation, ScoredBoxes, TokenMap, join_boxes, suppress
 from openglip.model.workers import Workers
-from openglip.nano.geometry import (
-    DETECTOR_GRID,
-    GREY,
-    GRID,
-    TOWER_GRID,
-    coordinates,
-    decode_detector_boxes,
-    encode_boxes,
-    flatten_levels,
-    level_sizes,
-    resample,
-    resample_nearest,
-    unprepare,
-)
+from openglip.nano import geometry
+from openglip.nano.geometry import DETECTOR_GRID, GREY, GRID, TOWER_GRID, flatten_levels, level_sizes
 from openglip.nano.layers import ConvBlock, TextToImageAttention, without_autocast
 from openglip.nano.mobilenet import MobileNetV2
 from openglip.nano.second_stage import CANDIDATES, SecondStage, phrase_candidates
@@ -117,7 +105,6 @@ class Nano(nn.Module, Model):
         nn.init.zeros_(self.box_regression.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.centerness.bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on a CPU
-
         for frozen in (self.bert, self.yolox, self.second_stage):
             frozen.requires_grad_(False)
 
@@ -195,23 +182,23 @@ class Nano(nn.Module, Model):
             raise ValueError(f"the sides of an image are multiples of 40 here, not {height} x {width}")
         # without antialiasing: images stored small are blurred by their enlargement already
         small = F.interpolate(images, (height * 3 // 5, width * 3 // 5), mode="bicubic", align_corners=False)
-        encoders = ((self.run_detector, unprepare(images)), (self.mobilenet, unprepare(small)))
+        encoders = ((self.run_detector, geometry.unprepare(images)), (self.mobilenet, geometry.unprepare(small)))
         with Workers(images.device, at_most=1 if torch.is_grad_enabled() or is_plain() else 2) as workers:
             detected, maps = cast("Any", workers.map(lambda job: job[0](job[1]), encoders))
         sizes = [(height // stride, width // stride) for stride in TOWER_GRID.strides]
-        maps = [resample(x, size, 4 / 3) for x, size in zip(maps, sizes, strict=True)]
+        maps = [geometry.resample(x, size, 4 / 3) for x, size in zip(maps, sizes, strict=True)]
         detected_on_tower = [
-            ([resample(x, size, 4 / 5) for x in features], resample(scores, size, 4 / 5))
+            ([geometry.resample(x, size, 4 / 5) for x in features], geometry.resample(scores, size, 4 / 5))
             for (features, scores, _), size in zip(detected, sizes, strict=True)
         ]
-        boxes = decode_detector_boxes([raw for _, _, raw in detected])
-        nearest = [resample_nearest(x, size) for x, size in zip(boxes, sizes, strict=True)]
+        boxes = geometry.decode_detector_boxes([raw for _, _, raw in detected])
+        nearest = [geometry.resample_nearest(x, size) for x, size in zip(boxes, sizes, strict=True)]
         return [
-            *self.tower(detected_on_tower, encode_boxes(nearest, TOWER_GRID, self.coder), maps),
+            *self.tower(detected_on_tower, geometry.encode_boxes(nearest, TOWER_GRID, self.coder), maps),
             *(
                 torch.cat([offsets, scores], 1)
                 for offsets, (_, scores, _) in zip(
-                    encode_boxes(boxes, DETECTOR_GRID, self.coder), detected, strict=True
+                    geometry.encode_boxes(boxes, DETECTOR_GRID, self.coder), detected, strict=True
                 )
             ),
         ]
@@ -234,7 +221,7 @@ class Nano(nn.Module, Model):
         laterals = cast("Iterable[tuple[nn.Conv2d, nn.BatchNorm2d]]", self.lateral)
         downsample = cast("Sequence[nn.Conv2d]", self.downsample)
         levels = [
-            convolve(torch.cat([*features, scores.sqrt(), x, coordinates(x)], 1), conv, norm=norm)
+            convolve(torch.cat([*features, scores.sqrt(), x, geometry.coordinates(x)], 1), conv, norm=norm)
             for (conv, norm), (features, scores), x in zip(laterals, detected, maps, strict=True)
         ]
         middle = self.top_down[0](levels[1] + upsample(levels[2]))
