@@ -72,21 +72,21 @@ def test_run_status_verify_audit(command: Any, source: Path, tmp_path: Path) -> 
 def test_wrong_use(
     command: Any, source: Path, tmp_path: Path, args: tuple[str, ...], status: int, message: str
 ) -> None:
-    places = {"IN": str(source), "OUT": str(tmp_path / "out")}
-    result = command(*(places.get(a, a) for a in args))
+    paths = {"IN": str(source), "OUT": str(tmp_path / "out")}
+    result = command(*(paths.get(a, a) for a in args))
     assert result.exit_code == status
     assert message in result.output
     assert "Traceback" not in result.output
 
 
-def test_labels_go_to_other_formats_and_to_a_person_and_back(command: Any, source: Path, tmp_path: Path) -> None:
+def test_conversion_and_review(command: Any, source: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "out", tmp_path / "data"
     assert command("run", source, "--output", out, "--workers", 0, "--chunker", "rules", "--quiet").exit_code == 0
     counts = json.loads(command("publish", out, data, "--threshold", 0.3).stdout)
     assert counts["boxes"] > 0
-    for form, place in (("coco", "o.json"), ("webdataset", "wds"), ("yolo", "yolo"), ("label-studio", "ls.json")):
-        places = [str(data), str(tmp_path / place), "--format", form, "--images", str(source), "--json"]
-        done = CliRunner().invoke(app, ["data", "convert", *places])
+    for form, name in (("coco", "o.json"), ("webdataset", "wds"), ("yolo", "yolo"), ("label-studio", "ls.json")):
+        arguments = [str(data), str(tmp_path / name), "--format", form, "--images", str(source), "--json"]
+        done = CliRunner().invoke(app, ["data", "convert", *arguments])
         assert done.exit_code == 0, (form, done.output)
         assert json.loads(done.stdout)["samples"] == counts["lines"]
     parquet = command("publish", out, tmp_path / "parquet", "--threshold", 0.3, "--format", "parquet")
@@ -101,7 +101,7 @@ def test_labels_go_to_other_formats_and_to_a_person_and_back(command: Any, sourc
     assert (merged["lines"], merged["boxes"]) == (2, counts["boxes"])
 
 
-def test_status_tells_where_the_time_went(command: Any, source: Path, tmp_path: Path) -> None:
+def test_status_reports_times(command: Any, source: Path, tmp_path: Path) -> None:
     command("run", source, "--output", tmp_path / "out", "--workers", 0, "--chunker", "rules", "--quiet")
     spent = json.loads(command("status", tmp_path / "out", "--json").stdout)["cpu_milliseconds_per_picture"]
     assert set(spent) == {"model", "reading", "outside"}

@@ -74,7 +74,7 @@ def coco_file(annotations, names=("cat",), images: int = 4):
 
 
 def coco_set(root: Path, images: int = 10, names=("cat", "dog", "a red ball"), **extra) -> Path:
-    """Noise pictures of two shapes, one object each."""
+    """Noise images of two shapes, one object each."""
     rng = np.random.default_rng(0)
     (root / "val2017").mkdir(parents=True)
     records, rows = [], []
@@ -93,8 +93,8 @@ def coco_set(root: Path, images: int = 10, names=("cat", "dog", "a red ball"), *
 def dataset(boxes, *, crowd=(), areas=None, **image):
     """One image per list of boxes, one class, with 2 more classes that have no objects."""
     rows = []
-    for i, own in enumerate(boxes):
-        for box in own:
+    for i, image_boxes in enumerate(boxes):
+        for box in image_boxes:
             area = box[2] * box[3] if areas is None else areas[len(rows)]
             rows.append({"id": len(rows) + 1, "image_id": i, "category_id": 1, "bbox": list(box), "area": area})
             rows[-1]["iscrowd"] = int(len(rows) - 1 in crowd)

@@ -38,7 +38,7 @@ def test_plus_one_is_the_official_width() -> None:
     assert report.protocol["widths"] == "x2 - x1 + 1"
 
 
-def test_every_name_is_there() -> None:
+def test_every_figure_is_present() -> None:
     truth, found = random_coco(1)
     report = openglip.evaluate("coco", truth, predictions=found)
     assert list(report.figures) == list(FIGURES)

@@ -46,14 +46,14 @@ def test_thresholds_false_alarms_and_calibration(tmp_path: Path) -> None:
 def test_the_threshold_is_the_best_one() -> None:
     truth, found = random_coco(11)
     report = openglip.evaluate("custom", truth, predictions=found)
-    for name, own in report.per_category.items():
-        if own["F1"] <= 0:
+    for name, figures in report.per_category.items():
+        if figures["F1"] <= 0:
             continue
         category = next(c["id"] for c in truth["categories"] if c["name"] == name)
         for cut in np.linspace(0, 1, 21):
             rows = [r for r in found if r["category_id"] == category and r["score"] > cut]
             other = openglip.evaluate("custom", truth, predictions=rows).per_category[name]
-            assert other["F1"] <= own["F1"] + 1e-12
-        kept = [r for r in found if r["category_id"] == category and r["score"] > own["threshold"]]
-        again = openglip.evaluate("custom", truth, predictions=kept).per_category[name]
-        assert (again["precision"], again["recall"]) == (own["precision"], own["recall"])
+            assert other["F1"] <= figures["F1"] + 1e-12
+        above = [r for r in found if r["category_id"] == category and r["score"] > figures["threshold"]]
+        again = openglip.evaluate("custom", truth, predictions=above).per_category[name]
+        assert (again["precision"], again["recall"]) == (figures["precision"], figures["recall"])

@@ -18,16 +18,16 @@ from openglip.evaluation.flickr import read_sentences, score_flickr
 
 def test_flickr_recalls(tmp_path: Path) -> None:
     write_entities(tmp_path)
-    sentences, known = read_sentences(tmp_path)
+    sentences, all_ids = read_sentences(tmp_path)
     assert len(sentences) == len(load_golden("eval_flickr/ground_truth.json")["phrases_evaluated"])
-    scores = score_flickr(sentences, known, GOLDENS / "eval_flickr/predictions.json")
+    scores = score_flickr(sentences, all_ids, GOLDENS / "eval_flickr/predictions.json")
     expected = load_golden("eval_flickr/expected.json")
     names = {"Recall@1": "R@1", "Recall@5": "R@5", "Recall@10": "R@10", "Upper_bound": "R@all"}
     for table, target in (("separate", "any_box"), ("merged", "merged_box")):
         for name, value in expected[table].items():
             measure, group = name.rsplit("_", 1)
-            own = f"{target}/{names[measure]}" + ("" if group == "all" else f"/{group}")
-            assert scores.figures[own] == pytest.approx(value, abs=1e-9), own
+            figure = f"{target}/{names[measure]}" + ("" if group == "all" else f"/{group}")
+            assert scores.figures[figure] == pytest.approx(value, abs=1e-9), figure
 
 
 def test_root_and_mdetr_file_agree(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_predictions_are_checked(tmp_path: Path, change, message: str) -> None:
         openglip.evaluate("flickr30k", tmp_path, predictions=found)
 
 
-def test_empty_lists_are_misses_and_ids_choose(tmp_path: Path) -> None:
+def test_empty_lists_are_misses_and_ids_select_images(tmp_path: Path) -> None:
     write_entities(tmp_path)
     rows = json.loads((GOLDENS / "eval_flickr/predictions.json").read_text())
     empty = [{**row, "boxes": [[] for _ in row["boxes"]]} for row in rows]

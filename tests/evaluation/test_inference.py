@@ -64,7 +64,7 @@ def largest_difference(a: dict[str, list[float]], b: dict[str, list[float]]) -> 
 
 
 @pytest.mark.parametrize("kind", ["fused", "apart"])
-def test_a_names_encoded_one_by_one_do_not_see_each_other(kind: str, request: pytest.FixtureRequest) -> None:
+def test_names_encoded_one_by_one_are_independent(kind: str, request: pytest.FixtureRequest) -> None:
     detector = request.getfixturevalue(kind)
     whole = scores_by_name(detector, NAMES, 1)
     for names in (NAMES[:5], NAMES[5:8], NAMES[::-1]):
@@ -73,17 +73,17 @@ def test_a_names_encoded_one_by_one_do_not_see_each_other(kind: str, request: py
             assert some[name] == pytest.approx(whole[name], abs=1e-5)
 
 
-def test_b_names_of_one_caption_see_each_other_through_the_text_encoder(apart: Detector) -> None:
+def test_names_of_one_caption_interact_through_the_text_encoder(apart: Detector) -> None:
     difference = largest_difference(scores_by_name(apart, NAMES, 4), scores_by_name(apart, NAMES, 12))
     assert 1e-6 < difference < 0.2
 
 
-def test_c_with_fusion_through_the_picture_too(fused: Detector) -> None:
+def test_with_fusion_names_interact_through_the_image(fused: Detector) -> None:
     difference = largest_difference(scores_by_name(fused, NAMES, 4), scores_by_name(fused, NAMES, 12))
     assert 1e-6 < difference < 0.2
 
 
-def test_caps_of_a_prompt_and_of_a_picture(fused: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_per_prompt_and_per_image(fused: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     joint = fused.detect(PICTURE, NAMES, threshold=0, top_k=5, chunk_size=4)
     assert len(joint) == 5
     monkeypatch.setattr(inference, "PER_PROMPT", 5)
@@ -124,11 +124,11 @@ def test_predictions_are_the_official_set_of_the_detector(tmp_path: Path, detect
     assert {r["image_id"] for r in rows} <= set(range(10, 20))
     names = ["cat", "dog", "a red ball"]
     found = detector.detect(str(tmp_path / "val2017/3.png"), names, threshold=0, top_k=100)
-    own = [r for r in rows if r["image_id"] == 13]
-    assert len(own) == len(found) > 0
-    assert [r["score"] for r in own] == pytest.approx(found.scores.tolist(), abs=1e-6)
-    assert [r["category_id"] for r in own] == [5 * label for label in found.labels.tolist()]
-    corners = np.array([r["bbox"] for r in own])
+    image_rows = [r for r in rows if r["image_id"] == 13]
+    assert len(image_rows) == len(found) > 0
+    assert [r["score"] for r in image_rows] == pytest.approx(found.scores.tolist(), abs=1e-6)
+    assert [r["category_id"] for r in image_rows] == [5 * label for label in found.labels.tolist()]
+    corners = np.array([r["bbox"] for r in image_rows])
     corners[:, 2:] += corners[:, :2]
     np.testing.assert_allclose(corners, found.boxes, atol=1e-4)
     again = openglip.evaluate("coco", truth, predictions=tmp_path / "o/predictions.json")
@@ -140,7 +140,7 @@ def test_predictions_are_the_official_set_of_the_detector(tmp_path: Path, detect
     assert protocol["model"] == "debug"
 
 
-def test_missing_pictures_and_folders(tmp_path: Path, detector: Detector) -> None:
+def test_missing_images_and_folders(tmp_path: Path, detector: Detector) -> None:
     truth = coco_set(tmp_path, images=2)
     with pytest.raises(ConfigError, match="needs images"):
         openglip.evaluate("coco", truth, model=detector)
@@ -149,7 +149,7 @@ def test_missing_pictures_and_folders(tmp_path: Path, detector: Detector) -> Non
         openglip.evaluate("coco", truth, images=tmp_path, model=detector)
 
 
-def test_lvis_prompts_in_chunks_with_the_picture_encoded_once(
+def test_lvis_prompts_in_chunks_with_the_image_encoded_once(
     tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = {"coco_url": "http://x/val2017/0.png", "neg_category_ids": [], "not_exhaustive_category_ids": []}
@@ -172,7 +172,7 @@ def test_flickr_in_pixels_of_the_annotated_size(tmp_path: Path, detector: Detect
     report = openglip.evaluate("flickr30k", tmp_path, **arguments, output=tmp_path / "o")
     rows = json.loads((tmp_path / "o/predictions.json").read_text())
     assert [(r["image_id"], r["sentence_id"], len(r["boxes"])) for r in rows] == [(1000, 0, 3), (1000, 1, 2)]
-    boxes = np.array([b for r in rows for own in r["boxes"] for b in own])
+    boxes = np.array([b for r in rows for boxes in r["boxes"] for b in boxes])
     assert boxes[:, 2].max() > 100
     assert boxes.max(0)[2] <= 500
     assert boxes.max(0)[3] <= 375

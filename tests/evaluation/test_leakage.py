@@ -54,14 +54,14 @@ def test_released_models_on_coco_and_flickr() -> None:
     assert "on other images" in training_overlap("coco", RECORDS["glip-t"].training_data).notes[0]
 
 
-def test_images_and_files_are_compared_where_the_list_knows_them() -> None:
+def test_image_ids_and_digests_are_compared() -> None:
     found = training_overlap("custom", [{"name": "mine", "image_ids": [1, 2, 3]}], image_ids=[3, 4])
     assert "1 of the images judged were trained on, such as 3" in found.overlaps[0]
     assert training_overlap("custom", [{"name": "mine", "sha256": "ab"}], annotations_sha256="ab").zero_shot is False
     assert training_overlap("custom", [{"name": "mine", "image_ids": [1]}], image_ids=[3, 4]).zero_shot is True
 
 
-def test_the_report_refuses_the_word() -> None:
+def test_a_title_that_claims_zero_shot_is_refused() -> None:
     truth = {
         "images": [{"id": 1}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],

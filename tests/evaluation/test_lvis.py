@@ -81,7 +81,7 @@ def test_federated_negatives() -> None:
     assert judge_lvis(open_one, found[1:]).figures["AP_fixed"] < 1.0
 
 
-def test_fixed_ap_caps_a_class_over_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_ap_limits_a_class_over_the_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lvis_module, "SLACK", 7)  # the surplus is dropped several times on the way
     truth = dataset([[(0, 0, 100, 100)], [(0, 0, 100, 100)]], neg_category_ids=[1], not_exhaustive_category_ids=[])
     noise = [result(0, (300, 300, 20, 20), 0.5) for _ in range(400)]

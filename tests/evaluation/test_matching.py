@@ -104,9 +104,9 @@ def test_7_crowds_and_ignored() -> None:
     assert figures["AR100"] == pytest.approx(1.0)  # the crowd does not count in recall
     both = dataset([[(0, 0, 200, 200), (0, 0, 100, 100)]], crowd=(0,))
     assert judge(both, [result(0, (0, 0, 100, 100), 0.9)]).figures["AP"] == pytest.approx(1.0)
-    said = copy.deepcopy(truth)
-    said["annotations"][1]["ignore"] = 1  # COCO: overwritten by iscrowd
-    assert judge(said, inside).figures == judge(truth, inside).figures
+    ignored = copy.deepcopy(truth)
+    ignored["annotations"][1]["ignore"] = 1  # COCO: overwritten by iscrowd
+    assert judge(ignored, inside).figures == judge(truth, inside).figures
     federated = dataset([[(0, 0, 100, 100), (300, 300, 50, 50)]], neg_category_ids=[], not_exhaustive_category_ids=[])
     federated["annotations"][0]["ignore"] = 1
     scores = judge_lvis(federated, [result(0, (0, 0, 100, 100), 0.9), result(0, (300, 300, 50, 50), 0.8)])

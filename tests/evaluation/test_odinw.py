@@ -37,7 +37,7 @@ def test_tables() -> None:
         names_and_wordings(sets["BCCD"], ("a", "b", "c"), "paper-13")
 
 
-def test_mean_and_median_over_the_sets_found(tmp_path: Path) -> None:
+def test_mean_and_median_over_existing_sets(tmp_path: Path) -> None:
     truth = coco_file([square(1, 0), square(2, 1)])
     values = {"Raccoon": [hit(0, 0.9), hit(1, 0.8)], "pothole": [hit(0, 0.9)], "BCCD": []}
     published = {name: info.annotation_path(info.split) for name, info in odinw_sets().items() if name in values}

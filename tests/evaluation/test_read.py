@@ -100,15 +100,15 @@ def test_no_results_give_zeros(tmp_path: Path, benchmark: str) -> None:
     assert all(value <= 0.0 for name, value in figures.items() if name[:2] in ("AP", "AR"))
 
 
-def test_images_without_results_count_as_empty_and_ids_choose() -> None:
+def test_images_without_results_are_empty_and_ids_select_images() -> None:
     some = [r for r in FOUND if r["image_id"] == FOUND[0]["image_id"]]
     ids = [FOUND[0]["image_id"]]
     chosen = openglip.evaluate("coco", TRUTH, predictions=FOUND, ids=ids)
-    kept = TRUTH | {
+    selected = TRUTH | {
         "images": [i for i in TRUTH["images"] if i["id"] in ids],
         "annotations": [a for a in TRUTH["annotations"] if a["image_id"] in ids],
     }
-    assert chosen.figures == openglip.evaluate("coco", kept, predictions=some).figures
+    assert chosen.figures == openglip.evaluate("coco", selected, predictions=some).figures
     assert openglip.evaluate("coco", TRUTH, predictions=some).figures["AR100"] < chosen.figures["AR100"]
     with pytest.raises(DataError, match="no image with id 77777"):
         openglip.evaluate("coco", TRUTH, predictions=FOUND, ids=["77777"])
@@ -126,7 +126,7 @@ def test_areas_and_crowds_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 3, 64, 1 << 20])
-def test_a_stream_is_cut_anywhere(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_may_end_anywhere(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_module, "BLOCK", block)
     path = tmp_path / "rows.json"
     rows = [{"text": 'a "quoted, } ] é"', "n": [1.5e-3, -20]}, {}, {"a": {"b": []}}]
@@ -135,7 +135,7 @@ def test_a_stream_is_cut_anywhere(tmp_path: Path, block: int, monkeypatch: pytes
         assert list(json_items(path)) == json.loads(text)
 
 
-def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     annotations = read_annotations(TRUTH)
     whole = read_results(FOUND, annotations)
     monkeypatch.setattr(read_module, "BATCH", 5)

@@ -28,7 +28,7 @@ def test_command_writes_and_prints_it(tmp_path: Path) -> None:
     assert any(row["model"] == "DyHead-T" and "arXiv" in row["source"] for row in report["published"])
 
 
-def test_table_is_in_points_beside_the_published_rows(tmp_path: Path) -> None:
+def test_table_is_in_points_with_published_rows(tmp_path: Path) -> None:
     truth = write(tmp_path / "t.json", coco_file([square(1, 0)]))
     found = write(tmp_path / "p.json", [hit(0, 0.5)])
     printed = run_command("coco", "--annotations", truth, "--predictions", found, "--title", "my run").stdout
@@ -36,7 +36,7 @@ def test_table_is_in_points_beside_the_published_rows(tmp_path: Path) -> None:
     assert re.search(r"GLIP-T \(C\) Swin-T +zero-shot, val2017 +46\.7 ", printed)
 
 
-def test_compare_says_what_differs(tmp_path: Path) -> None:
+def test_compare_shows_what_differs(tmp_path: Path) -> None:
     truth = write(tmp_path / "t.json", coco_file([square(1, 0)]))
     for name, options in (("a", []), ("b", ["--plus-one"])):
         found = write(tmp_path / f"{name}.json", [hit(0, 0.5)])
@@ -46,7 +46,7 @@ def test_compare_says_what_differs(tmp_path: Path) -> None:
     assert printed.count("Faster RCNN RN50-FPN") == 1
 
 
-def test_wrong_use_and_failure_have_their_status(tmp_path: Path) -> None:
+def test_exit_statuses(tmp_path: Path) -> None:
     truth = write(tmp_path / "t.json", coco_file([square(1, 0)]))
     bad = write(tmp_path / "p.json", [hit(9, 0.5)])
     done = run_command("coco", "--annotations", truth, "--predictions", bad)

@@ -44,7 +44,7 @@ def detector(weights: Path) -> Detector:
     return openglip.load(str(weights), device="cpu")
 
 
-def test_a_stopped_run_goes_on(tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_continues(tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "IMAGES_PER_FILE", 3)
     truth = coco_set(tmp_path)
     whole = openglip.evaluate("coco", truth, images=tmp_path, model=detector, output=tmp_path / "whole")
@@ -98,7 +98,7 @@ def test_one_process_of_a_training_evaluates_alone(
         openglip.evaluate("coco", truth, images=tmp_path, model=detector)
 
 
-def test_weights_say_what_they_were_trained_on(tmp_path: Path, weights: Path) -> None:
+def test_training_data_comes_from_the_weights(tmp_path: Path, weights: Path) -> None:
     truth = coco_set(tmp_path, images=1)
     report = openglip.evaluate("coco", truth, images=tmp_path, model=str(weights), device="cpu")
     assert report.protocol["training_data"] == ["COCO train2017"]
@@ -124,11 +124,11 @@ def test_killed_at_any_moment(tmp_path: Path, weights: Path) -> None:
         [*COMMAND, *arguments_of(weights, truth, tmp_path / "whole")], env=environment(), capture_output=True
     )
     output = tmp_path / "o"
-    for wanted in (1, 2):
+    for file_count in (1, 2):
         process = subprocess.Popen(
             [*COMMAND, *arguments_of(weights, truth, output)], env=environment(), stdout=subprocess.DEVNULL
         )
-        while process.poll() is None and len(list(output.glob("parts/predictions-*.json"))) < wanted:
+        while process.poll() is None and len(list(output.glob("parts/predictions-*.json"))) < file_count:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -140,7 +140,7 @@ def test_killed_at_any_moment(tmp_path: Path, weights: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same(tmp_path: Path, weights: Path) -> None:
+def test_two_processes_give_equal_predictions(tmp_path: Path, weights: Path) -> None:
     truth = coco_set(tmp_path, images=70)
     subprocess.run(
         [*COMMAND, *arguments_of(weights, truth, tmp_path / "one")], env=environment(), capture_output=True, check=True

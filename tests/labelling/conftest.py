@@ -16,13 +16,13 @@ CAPTIONS = [
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 small pictures with captions beside them; one picture is no picture, six captions are empty."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 small images with captions; one image is damaged, six captions are empty."""
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(3)
     for i in range(30):
         pixels = generator.integers(0, 255, (3, 4, 3), np.uint8)
         Image.fromarray(pixels).resize((64, 48), Image.Resampling.BICUBIC).save(folder / f"{i:03d}.jpg")
         (folder / f"{i:03d}.txt").write_text(CAPTIONS[i % 5])
-    (folder / "007.jpg").write_bytes(b"not a picture")
+    (folder / "007.jpg").write_bytes(b"not an image")
     return folder

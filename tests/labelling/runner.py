@@ -1,4 +1,4 @@
-"""A labelling run with the stub as a process of its own, to be killed: runner.py INPUT OUTPUT ENGINE WORKERS."""
+"""A labelling run with the stub as a separate process, to be killed: runner.py INPUT OUTPUT ENGINE WORKERS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A detector without a network: boxes that follow from picture and words, so that runs can be compared byte by byte."""
+"""A detector without a network, whose boxes follow from image and words, so that runs can be compared by their bytes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def slow() -> Any:
 
 
 def deadly() -> Any:
-    """Ends its process with the first picture, as a crash in native code does."""
+    """Ends its process with the first image, as a crash in native code does."""
     detector = StubDetector()
     detector.stream = lambda *_, **__: os._exit(3)  # type: ignore[method-assign]
     return detector

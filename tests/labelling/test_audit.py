@@ -13,17 +13,17 @@ from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 
 
-def test_page_and_answers(pictures: Path, tmp_path: Path) -> None:
-    label(pictures, tmp_path / "run", model=fast, workers=0, shard_size=8, labels=LabelSettings(chunker="rules"))
+def test_page_and_answers(images: Path, tmp_path: Path) -> None:
+    label(images, tmp_path / "run", model=fast, workers=0, shard_size=8, labels=LabelSettings(chunker="rules"))
     page = tmp_path / "audit.html"
-    assert write_page(tmp_path / "run", pictures, page, count=12, seed=1) == 12
+    assert write_page(tmp_path / "run", images, page, count=12, seed=1) == 12
     first = page.read_text()
-    write_page(tmp_path / "run", pictures, page, count=12, seed=1)
+    write_page(tmp_path / "run", images, page, count=12, seed=1)
     assert page.read_text() == first
     data = json.loads(re.search(r"const \{ labels, images \} = (.*);", first)[1])  # type: ignore[index]
-    labels, images = data["labels"], data["images"]
-    assert len(images) == 12
-    assert all(x["caption"][x["begin"] : x["end"]] == label["phrase"] for x, label in zip(images, labels, strict=True))
+    labels, shown = data["labels"], data["images"]
+    assert len(shown) == 12
+    assert all(x["caption"][x["begin"] : x["end"]] == label["phrase"] for x, label in zip(shown, labels, strict=True))
     assert all(x["score"] > 0.5 and x["word"] == head_word(x["phrase"]) for x in labels)
     for i, x in enumerate(labels[:8]):
         x["answer"] = i < 6
@@ -34,13 +34,13 @@ def test_page_and_answers(pictures: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     assert sum(r["checked"] for r in rows[1:]) == 8
     with pytest.raises(DataError, match=r"no label scores above 1\.5"):
-        write_page(tmp_path / "run", pictures, page, threshold=1.5)
+        write_page(tmp_path / "run", images, page, threshold=1.5)
     (tmp_path / "answers.json").write_text("[]")
     with pytest.raises(DataError, match="no answers in it"):
         read_answers(tmp_path / "answers.json")
 
 
 def test_interval() -> None:
-    assert interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)  # Wilson's own formula, any table of it
+    assert interval(8, 10) == pytest.approx((0.490, 0.943), abs=1e-3)  # Wilson's formula
     assert interval(0, 5)[0] == 0
     assert interval(5, 5)[1] == 1

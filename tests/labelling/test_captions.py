@@ -51,7 +51,7 @@ def chunker(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize("case", DECK, ids=lambda case: case[0][:20])
-def test_the_decks_captions(case: tuple[str, list[str], list[str]], chunker: Any) -> None:
+def test_captions_of_the_talk(case: tuple[str, list[str], list[str]], chunker: Any) -> None:
     caption, must, must_not = case
     found = find_phrases([caption], chunker=chunker)[0]
     words = [f" {caption[b:e]} " for b, e in found.spans]
@@ -61,7 +61,7 @@ def test_the_decks_captions(case: tuple[str, list[str], list[str]], chunker: Any
         assert not any(f" {unwanted} " in w for w in words), (unwanted, words)
 
 
-def test_repeated_words_keep_their_own_spans(chunker: Any) -> None:
+def test_repeated_words_keep_their_spans(chunker: Any) -> None:
     caption = DECK[3][0]
     spans = find_phrases([caption], chunker=chunker)[0].spans
     assert [s for s in spans if caption[slice(*s)] == "person"] == [(0, 6), (20, 26)]

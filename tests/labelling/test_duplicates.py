@@ -16,16 +16,16 @@ def jpeg(image: Image.Image, quality: int) -> bytes:
     return file.getvalue()
 
 
-def test_a_copy_has_nearly_the_same_hash(pictures: Path) -> None:
+def test_a_copy_has_nearly_the_same_hash(images: Path) -> None:
     hashes, copies = [], []
-    for path in sorted(pictures.glob("*.jpg"))[:7]:
+    for path in sorted(images.glob("*.jpg"))[:7]:
         image = Image.open(path).resize((400, 300), Image.Resampling.BICUBIC)
         hashes.append(perceptual_hash(jpeg(image, 95)))
         copies.append(perceptual_hash(jpeg(image.resize((150, 112)), 60)))
     together = np.array(hashes + copies, np.uint64)
     assert near_duplicates(together).tolist() == [-1] * 7 + list(range(7))
     assert near_duplicates(np.array(copies, np.uint64), np.array(hashes, np.uint64)).tolist() == list(range(7, 14))
-    assert perceptual_hash(b"no picture") is None
+    assert perceptual_hash(b"no image") is None
 
 
 @pytest.mark.parametrize("distance", [0, 1, 3])

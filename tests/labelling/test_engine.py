@@ -24,18 +24,18 @@ RUNNER = Path(__file__).with_name("runner.py")
 
 
 @pytest.fixture(scope="module")
-def source(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five times the pictures: 150 pairs, 25 shards."""
+def source(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five times the images: 150 pairs, 25 shards."""
     folder = tmp_path_factory.mktemp("many")
     for i in range(5):
-        for path in pictures.iterdir():
+        for path in images.iterdir():
             shutil.copy(path, folder / f"{i}-{path.name}")
     return folder
 
 
 def start(source: Path, output: Path, engine: str = "local", workers: int = 2, *limit: str) -> subprocess.Popen:
-    places = [str(RUNNER.parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in places if p)}
+    paths = [str(RUNNER.parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
     return subprocess.Popen(
         [sys.executable, str(RUNNER), str(source), str(output), engine, str(workers), *limit],
         env=environment,
@@ -45,7 +45,7 @@ def start(source: Path, output: Path, engine: str = "local", workers: int = 2, *
 
 
 def workers_of(process: subprocess.Popen, engine: str) -> list[int]:
-    """Processes of this run that label: its own children, or Ray's, which are children of its raylet."""
+    """Processes of this run that label: its children, or Ray's, which are children of its raylet."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
     parents, words = {int(r[0]): int(r[1]) for r in rows}, {int(r[0]): r[2] for r in rows}
@@ -55,8 +55,8 @@ def workers_of(process: subprocess.Popen, engine: str) -> list[int]:
             pid = parents[pid]
         return pid == process.pid
 
-    wanted = "ray::_RayWorker" if engine == "ray" else "spawn_main"
-    return [pid for pid in parents if wanted in words[pid] and pid != process.pid and is_ours(pid)]
+    title = "ray::_RayWorker" if engine == "ray" else "spawn_main"
+    return [pid for pid in parents if title in words[pid] and pid != process.pid and is_ours(pid)]
 
 
 def disturb(source: Path, output: Path, engine: str, kills: int, seed: int) -> list[str]:

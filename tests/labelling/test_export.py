@@ -16,9 +16,9 @@ from openglip.labelling.shards import LabelSettings
 
 
 @pytest.fixture(scope="module")
-def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
-    label(pictures, folder, model=fast, workers=0, shard_size=16, labels=LabelSettings(chunker="rules"))
+    label(images, folder, model=fast, workers=0, shard_size=16, labels=LabelSettings(chunker="rules"))
     return folder
 
 
@@ -36,7 +36,7 @@ def lines(run: Path) -> list[dict]:
     return [line for name in ("000000", "000001") for line in lines_of(run, name)]
 
 
-def test_published_labels_are_those_above_the_threshold(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_published_labels_are_those_above_the_threshold(run: Path, images: Path, tmp_path: Path) -> None:
     counts = publish(run, tmp_path / "odvg", threshold=0.5)
     expected = regions(lines(run), 0.5)
     assert counts["boxes"] == len(expected)
@@ -45,17 +45,17 @@ def test_published_labels_are_those_above_the_threshold(run: Path, pictures: Pat
     written = [json.loads(x) for f in files for x in f.read_text().splitlines()]
     assert regions(written, 0) == expected
     assert counts["lines"] == len(written)
-    samples = [s for f in files for s in read_odvg(f, pictures)]
+    samples = [s for f in files for s in read_odvg(f, images)]
     assert sum(len(s) for s in samples) == len(expected)
     with pytest.raises(ConfigError, match="not empty"):
         publish(run, tmp_path / "odvg")
 
 
-def test_parquet_holds_the_same(run: Path, pictures: Path, tmp_path: Path) -> None:
+def test_parquet_holds_the_same(run: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     publish(run, tmp_path / "odvg")
     publish(run, tmp_path / "parquet", format="parquet")
-    one = [s for f in sorted((tmp_path / "odvg").iterdir()) for s in read_odvg(f, pictures)]
+    one = [s for f in sorted((tmp_path / "odvg").iterdir()) for s in read_odvg(f, images)]
     two = list(read_parquet(tmp_path / "parquet"))
     for a, b in zip(one, two, strict=True):
         assert (a.caption, a.phrase_spans, a.size) == (b.caption, b.phrase_spans, b.size)
@@ -64,7 +64,7 @@ def test_parquet_holds_the_same(run: Path, pictures: Path, tmp_path: Path) -> No
         assert a.scores.tolist() == b.scores.tolist()  # type: ignore[union-attr]
 
 
-def test_to_a_person_and_back(run: Path, tmp_path: Path) -> None:
+def test_review_round_trip(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "tasks.json"
     count = write_review_tasks(run, path, threshold=0.5, prefix="/photos/")
     tasks = json.loads(path.read_text())
@@ -124,7 +124,7 @@ def test_names_of_images_are_quoted_in_addresses(prefix: str, tmp_path: Path) ->
     assert task["data"]["image"] == prefix + (name if prefix == "/photos/" else "a%2Bb%20%231%262%25.jpg")
 
 
-def test_one_string_of_categories_is_split(pictures: Path, tmp_path: Path) -> None:
-    label(pictures, tmp_path, categories="woman; red coat", model=fast, workers=0, shard_size=16)
+def test_one_string_of_categories_is_split(images: Path, tmp_path: Path) -> None:
+    label(images, tmp_path, categories="woman; red coat", model=fast, workers=0, shard_size=16)
     names = {region["phrase"] for line in lines(tmp_path) for region in line["grounding"]["regions"]}
     assert names <= {"woman", "red coat"}

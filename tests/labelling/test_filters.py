@@ -23,20 +23,20 @@ def regions(*rows: tuple[tuple[int, ...], int]) -> PhraseBoxes:
     )
 
 
-def test_rules_of_pairs() -> None:
+def test_pair_filters() -> None:
     assert at_least_words(2)("a cat", SIZE)
     assert not at_least_words(3)("a cat", SIZE)
     assert at_least_side(100)("", SIZE)
     assert not at_least_side(101)("", (200, 100))
 
 
-def test_rules_of_boxes() -> None:
+def test_box_filters() -> None:
     whole, left, near, other = ((0, 0, 100, 100), 0), ((0, 0, 40, 90), 0), ((1, 0, 40, 90), 1), ((60, 60, 90, 90), 0)
     everything = regions(whole, left, near, other)
     assert at_most_share(0.9)(everything, SIZE).tolist() == [False, True, True, True]
     assert best_per_phrase(2)(everything, SIZE).tolist() == [True, True, True, False]
     assert one_phrase_per_box(0.8)(everything, SIZE).tolist() == [True, True, False, True]
     assert one_phrase_per_box(0.8)(NO_BOXES, SIZE).tolist() == []
-    seen = regions(((2, 0, 42, 88), 0), ((60, 60, 90, 90), 1))
-    assert confirmed(everything, seen).tolist() == [False, True, False, False]
+    second_view = regions(((2, 0, 42, 88), 0), ((60, 60, 90, 90), 1))
+    assert confirmed(everything, second_view).tolist() == [False, True, False, False]
     assert confirmed(everything, NO_BOXES).tolist() == [False] * 4

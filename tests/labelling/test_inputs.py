@@ -40,13 +40,13 @@ def pairs(source: object, **options: object) -> list[Pair]:
 
 
 def check(found: list[Pair]) -> None:
-    """The three pictures with their captions, in order, and readable."""
+    """The three images with their captions, in order, and readable."""
     assert [(p.filename, p.caption) for p in found] == list(CAPTIONS.items())
     assert all(p.error is None and p.image is not None for p in found)
     assert [image_content(p.image) for p in found] == [jpeg(i * 60) for i in range(3)]  # type: ignore[arg-type]
 
 
-def test_captions_beside_the_pictures(photos: Path) -> None:
+def test_captions_next_to_the_images(photos: Path) -> None:
     for name, caption in CAPTIONS.items():
         (photos / name).with_suffix(".txt").write_text(caption + "\n")
     check(pairs(photos))
@@ -144,5 +144,5 @@ def test_flickr30k_entities_without_its_mark_up(photos: Path, tmp_path: Path) ->
 def test_missing_input(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         plan(tmp_path / "nothing")
-    with pytest.raises(DataError, match="no pictures, tars or parquet files"):
+    with pytest.raises(DataError, match="no images, tars or parquet files"):
         plan(tmp_path)

@@ -14,8 +14,8 @@ from openglip.labelling.run import label
 from openglip.labelling.shards import LabelSettings
 
 
-def test_lines_failures_and_counts(pictures: Path, tmp_path: Path) -> None:
-    manifest = run_stub(pictures, tmp_path / "out")
+def test_lines_failures_and_counts(images: Path, tmp_path: Path) -> None:
+    manifest = run_stub(images, tmp_path / "out")
     written, failed = lines_of(tmp_path / "out"), lines_of(tmp_path / "out", "failures")
     assert sorted(r["filename"] for r in [*written, *failed]) == [f"{i:03d}.jpg" for i in range(30)]
     assert [r["filename"] for r in written] == sorted(r["filename"] for r in written)
@@ -42,8 +42,8 @@ def test_lines_failures_and_counts(pictures: Path, tmp_path: Path) -> None:
     assert verify(tmp_path / "out") == []
 
 
-def test_categories(pictures: Path, tmp_path: Path) -> None:
-    run_stub(pictures, tmp_path / "out", categories=["traffic light", "St. Bernard"])
+def test_categories(images: Path, tmp_path: Path) -> None:
+    run_stub(images, tmp_path / "out", categories=["traffic light", "St. Bernard"])
     written = lines_of(tmp_path / "out")
     assert len(written) == 29  # captions play no part
     assert {r["grounding"]["caption"] for r in written} == {"traffic light. St. Bernard"}
@@ -51,14 +51,14 @@ def test_categories(pictures: Path, tmp_path: Path) -> None:
     assert spans == {"traffic light": [[0, 13]], "St. Bernard": [[15, 26]]}
 
 
-def test_filters_are_counted(pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures, tmp_path / "in")
+def test_filters_are_counted(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "in")
     shutil.copy(tmp_path / "in" / "000.jpg", tmp_path / "in" / "100.jpg")
     (tmp_path / "in" / "100.txt").write_text("a copy of a picture")
-    shutil.copytree(pictures, tmp_path / "known", ignore=lambda _, names: [n for n in names if n != "001.jpg"])
+    shutil.copytree(images, tmp_path / "excluded", ignore=lambda _, names: [n for n in names if n != "001.jpg"])
     rules = LabelSettings(chunker="rules", min_words=9, boxes_per_phrase=1, max_share=0.5, phrase_nms=0.5)
     manifest = run_stub(
-        tmp_path / "in", tmp_path / "out", labels=rules, drop_duplicates=True, exclude=tmp_path / "known"
+        tmp_path / "in", tmp_path / "out", labels=rules, drop_duplicates=True, exclude=tmp_path / "excluded"
     )
     totals = manifest.totals()
     assert {k: totals["failures"][k] for k in ("empty caption", "near-duplicate", "unreadable picture")} == {
@@ -73,28 +73,28 @@ def test_filters_are_counted(pictures: Path, tmp_path: Path) -> None:
     assert totals["dropped_boxes"]["covers everything"] > 0
     assert totals["dropped_boxes"]["over the cap of a phrase"] > 0
     assert verify(tmp_path / "out") == []
-    tiny = run_stub(pictures, tmp_path / "tiny", labels=LabelSettings(chunker="rules", min_side=49, max_phrases=1))
+    tiny = run_stub(images, tmp_path / "tiny", labels=LabelSettings(chunker="rules", min_side=49, max_phrases=1))
     assert tiny.totals()["failures"] == {"empty caption": 6, "tiny picture": 23, "unreadable picture": 1}
-    one = run_stub(pictures, tmp_path / "one", labels=LabelSettings(chunker="rules", max_phrases=2, phrase_nms=0.1))
+    one = run_stub(images, tmp_path / "one", labels=LabelSettings(chunker="rules", max_phrases=2, phrase_nms=0.1))
     assert one.totals()["dropped_phrases"]["over the cap"] > 0
     assert one.totals()["dropped_boxes"]["another phrase has the box"] > 0
 
 
 @pytest.mark.parametrize("kind", ["flip", "jitter"])
-def test_agreement_of_a_second_view(pictures: Path, tmp_path: Path, kind: Any) -> None:
-    totals = run_stub(pictures, tmp_path / "out", agreement=kind).totals()
-    plain = run_stub(pictures, tmp_path / "plain").totals()
+def test_agreement_of_a_second_view(images: Path, tmp_path: Path, kind: Any) -> None:
+    totals = run_stub(images, tmp_path / "out", agreement=kind).totals()
+    plain = run_stub(images, tmp_path / "plain").totals()
     assert totals["boxes"] + totals["dropped_boxes"]["the second view disagrees"] >= plain["boxes"]
     assert totals["boxes"] < plain["boxes"]
 
 
-def test_a_damaged_archive(pictures: Path, tmp_path: Path) -> None:
+def test_a_damaged_archive(images: Path, tmp_path: Path) -> None:
     """What can be read of it is labelled, the rest is a failure; one in which nothing can be read is named."""
     tars = tmp_path / "tars"
     tars.mkdir()
     for name in ("a", "b", "c"):
         with tarfile.open(tars / f"{name}.tar", "w") as tar:
-            for path in sorted(pictures.glob("01?.*")):
+            for path in sorted(images.glob("01?.*")):
                 tar.add(path, path.name)
     content = (tars / "b.tar").read_bytes()
     (tars / "b.tar").write_bytes(content[: len(content) // 2])

@@ -17,11 +17,11 @@ from openglip.labelling.shards import LabelSettings
 EXAMPLE = Path(__file__).parents[2] / "examples" / "student.py"
 
 
-def test_the_examples_recipe_trains_the_embedded_model_on_published_labels(pictures: Path, tmp_path: Path) -> None:
-    label(pictures, tmp_path / "run", model=fast, workers=0, labels=LabelSettings(chunker="rules"))
+def test_the_examples_recipe_trains_the_embedded_model_on_published_labels(images: Path, tmp_path: Path) -> None:
+    label(images, tmp_path / "run", model=fast, workers=0, labels=LabelSettings(chunker="rules"))
     data = tmp_path / "data"
     publish(tmp_path / "run", data / "labels")
-    (data / "images").symlink_to(pictures)
+    (data / "images").symlink_to(images)
     settings = {"data": str(data), "steps": 2, "batch_size": 2, "workers": 0, "checkpoint_every": 2, "warmup": 0}
     run = openglip.train(str(EXAMPLE), tmp_path / "student", settings=settings, device="cpu")
     lines = [json.loads(x) for x in (tmp_path / "student" / "log.jsonl").read_text().splitlines()]

@@ -93,7 +93,7 @@ def test_an_unusable_text_affects_no_other(detector: Detector) -> None:
     assert len(answers[0].boxes) == len(answers[2].boxes) > 0
 
 
-def test_settings_that_labelling_can_not_use() -> None:
+def test_settings_that_do_not_suit_labelling() -> None:
     with pytest.raises(ConfigError, match="one number as threshold"):
         TeacherSettings(DetectOptions(threshold={"dog": 0.5}))
     with pytest.raises(ConfigError, match="threshold must lie within"):

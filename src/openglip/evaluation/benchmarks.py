@@ -190,7 +190,7 @@ def _category_set(
     return BenchmarkSet(
         name=name,
         files={image["id"]: str(image.get("file_name", image["id"])) for image in annotations.images},
-        protocol={"images": len(annotations.images), "objects": len(annotations.truth.image)},
+        protocol={"images": len(annotations.images), "objects": len(annotations.truth)},
         inference=inference,
         predictor=predict_categories(searched, ids, detect, wordings=wordings),
         score=lambda predictions: score(annotations, read(predictions)),

@@ -24,7 +24,7 @@ IOU, BINS = 0.5, 10
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of every predicted box at one IoU threshold.
+    """What became of every predicted box at an IoU of 0.5.
 
     Attributes:
         predictions: N boxes, sorted by class, image and falling score.
@@ -41,12 +41,12 @@ class Outcomes:
     counted: Bools
 
 
-def match_all(truth: GroundTruth, predictions: Predictions, iou: float = IOU) -> Outcomes:
-    """Match at one IoU threshold, over all box sizes."""
+def match_all(truth: GroundTruth, predictions: Predictions) -> Outcomes:
+    """Match at an IoU of 0.5, over all box sizes."""
     truth = truth.take(np.lexsort((truth.image, truth.category)))
     predictions = predictions.take(sort_predictions(predictions, MAX_DETECTIONS)[0])
-    matches = match(truth, predictions, np.array([iou]), ~truth.ignore[:, None])[:, 0, 0].astype(np.int64)
-    counted = (matches < 0) | ~truth.ignore[matches] if len(truth.image) else np.ones(len(predictions), bool)
+    matches = match(truth, predictions, np.array([IOU]), ~truth.ignore[:, None])[:, 0, 0].astype(np.int64)
+    counted = (matches < 0) | ~truth.ignore[matches] if len(truth) else np.ones(len(predictions), bool)
     return Outcomes(predictions, truth, matches, (matches >= 0) & counted, counted)
 
 

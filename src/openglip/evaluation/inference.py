@@ -142,11 +142,12 @@ def predict_sentences(options: DetectOptions) -> Predictor:
             rows: list[Record] = []
             for sentence in image.prompts:
                 phrases = [list(phrase.spans) for phrase in sentence.phrases]
-                found = detector.ground(encoded, sentence.caption, phrases=phrases, options=ground)
-                assert found.image_size is not None
-                scale = [new / old for new, old in zip(sentence.size[::-1], found.image_size[::-1], strict=True)] * 2
+                detections = detector.ground(encoded, sentence.caption, phrases=phrases, options=ground)
+                assert detections.image_size is not None
+                scale = [a / b for a, b in zip(sentence.size[::-1], detections.image_size[::-1], strict=True)] * 2
+                pixels = detections.boxes.astype(float) * scale
                 boxes: list[list[list[float]]] = [[] for _ in phrases]
-                for box, label in zip((found.boxes.astype(float) * scale).tolist(), found.labels.tolist(), strict=True):
+                for box, label in zip(pixels.tolist(), detections.labels.tolist(), strict=True):
                     boxes[label].append(box)
                 rows.append({"image_id": sentence.image_id, "sentence_id": sentence.number, "boxes": boxes})
             yield rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,21 @@ BLOCK_BOXES, BLOCK_PAIRS = 200_000, 2_000_000
 
 
 @dataclass(frozen=True)
-class GroundTruth:
+class _Boxes:
+    image: Ints
+    category: Ints
+    boxes: Floats
+
+    def take(self, rows: Ints | Bools | slice) -> Self:
+        """The boxes of some rows."""
+        return type(self)(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class GroundTruth(_Boxes):
     """The annotated boxes of a set of images, one row per box.
 
     Attributes:
@@ -39,20 +54,13 @@ class GroundTruth:
         ignore: Whether the box counts neither as hit nor as miss, N.
     """
 
-    image: Ints
-    category: Ints
-    boxes: Floats
     area: Floats
     crowd: Bools
     ignore: Bools
 
-    def take(self, rows: Ints | Bools | slice) -> GroundTruth:
-        """The boxes of some rows."""
-        return GroundTruth(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(_Boxes):
     """The predicted boxes of a set of images, one row per box, in the order of their file.
 
     Attributes:
@@ -62,17 +70,7 @@ class Predictions:
         scores: N.
     """
 
-    image: Ints
-    category: Ints
-    boxes: Floats
     scores: Floats
-
-    def take(self, rows: Ints | Bools | slice) -> Predictions:
-        """The boxes of some rows."""
-        return Predictions(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 @dataclass(frozen=True)
@@ -229,7 +227,6 @@ def precision_recall(
     cap: int | None = 100,
     tops: Sequence[int | None] = (1, 10, 100),
     lenient: Bools | None = None,
-    ranges: Sequence[tuple[float, float]] = AREA_RANGES,
 ) -> Curves:
     """Precision and recall per IoU threshold, class and area range.
 
@@ -241,9 +238,8 @@ def precision_recall(
         tops: Numbers of detections per image and class at which recall is measured; None stands for all.
         lenient: Predicted boxes that are ignored, and no false positives, when nothing matches them, N. LVIS needs it
             for classes that are not labelled exhaustively in an image.
-        ranges: Area ranges, both ends included.
     """
-    shape = len(IOU_THRESHOLDS), len(RECALL_POINTS), categories, len(ranges)
+    shape = len(IOU_THRESHOLDS), len(RECALL_POINTS), categories, len(AREA_RANGES)
     precision = np.full(shape, -1.0)
     recall = np.full((shape[0], *shape[2:], len(tops)), -1.0)
     truth = truth.take(np.lexsort((truth.image, truth.category)))
@@ -254,7 +250,7 @@ def precision_recall(
         block = slice(*np.searchsorted(predictions.category, [begin, end]))
         true = truth.take(slice(*np.searchsorted(truth.category, [begin, end])))
         boxes, ranks = predictions.take(block), rank[block]
-        positive, hits, counted = _judge(true, boxes, lenient[block], ranges)
+        positive, hits, counted = _judge(true, boxes, lenient[block])
         for k in range(begin, end):
             positives = positive[true.category == k].sum(0)
             rows = slice(*np.searchsorted(boxes.category, [k, k + 1]))
@@ -270,16 +266,14 @@ def precision_recall(
     return Curves(precision, recall)
 
 
-def _judge(
-    truth: GroundTruth, predictions: Predictions, lenient: Bools, ranges: Sequence[tuple[float, float]]
-) -> tuple[Bools, Bools, Bools]:
+def _judge(truth: GroundTruth, predictions: Predictions, lenient: Bools) -> tuple[Bools, Bools, Bools]:
     """Match the boxes of a block of classes.
 
     Returns:
         Which true boxes count, M x areas; which predicted boxes match one of them, and which predicted boxes count at
         all, both N x thresholds x areas.
     """
-    low, high = np.array(ranges).T
+    low, high = np.array(AREA_RANGES).T
     positive = ~truth.ignore[:, None] & (truth.area[:, None] >= low) & (truth.area[:, None] <= high)
     area = (predictions.boxes[:, 2] * predictions.boxes[:, 3])[:, None]
     ignored = (area < low) | (area > high) | lenient[:, None]  # unless they match

@@ -95,7 +95,7 @@ class _Errors:
 
     def misses(self) -> list[Tile]:
         """The largest objects that nothing matches, each with the nearest box of its class."""
-        missed = np.flatnonzero(~_is_found(self._outcomes) & ~self._truth.ignore)
+        missed = np.flatnonzero(~_is_detected(self._outcomes) & ~self._truth.ignore)
         tiles = []
         for row in missed[np.argsort(-self._truth.area[missed], kind="stable")][:TILES]:
             image, category = self._truth.image[row], self._truth.category[row]
@@ -168,11 +168,11 @@ def _shape(box: Floats, kind: str, label: str) -> dict[str, object]:
     return {"box": [round(float(v), 1) for v in box], "kind": kind, "label": label}
 
 
-def _is_found(outcomes: Outcomes) -> np.ndarray:
+def _is_detected(outcomes: Outcomes) -> np.ndarray:
     """Which true boxes a predicted one matches."""
-    found = np.zeros(len(outcomes.truth.image), bool)
-    found[outcomes.matches[outcomes.correct]] = True
-    return found
+    detected = np.zeros(len(outcomes.truth), bool)
+    detected[outcomes.matches[outcomes.correct]] = True
+    return detected
 
 
 def _curves(precision: Floats) -> list[dict[str, object]]:
@@ -186,13 +186,13 @@ def _curves(precision: Floats) -> list[dict[str, object]]:
 
 
 def _recall_by_size(outcomes: Outcomes) -> list[dict[str, object]]:
-    found, side = _is_found(outcomes), np.sqrt(outcomes.truth.area)
+    detected, side = _is_detected(outcomes), np.sqrt(outcomes.truth.area)
     rows = []
     for low, high in pairwise(SIZES):
         inside = (side >= low) & (side < high) & ~outcomes.truth.ignore
         if inside.any():
             name = f"{low:g}-{high:g}" if high < 1e5 else f"{low:g} and more"
-            rows.append({"name": name, "objects": int(inside.sum()), "recall": float(found[inside].mean())})
+            rows.append({"name": name, "objects": int(inside.sum()), "recall": float(detected[inside].mean())})
     return rows
 
 
@@ -213,8 +213,8 @@ def _image(benchmark_set: BenchmarkSet, record: Record, folder: StrPath | None) 
     names = {image_id: benchmark_set.files[image_id]}
     link = None
     with suppress(ConfigError, DataError, ImageError):
-        (found,) = find_images(benchmark_set.folder or folder, names, {}, benchmark_set.references)
-        image = Image.fromarray(read_image(found.open()))
+        (found_image,) = find_images(benchmark_set.folder or folder, names, {}, benchmark_set.references)
+        image = Image.fromarray(read_image(found_image.open()))
         size = size if all(size) else image.size
         image.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()

@@ -96,14 +96,14 @@ def read_answers(path: StrPath) -> list[dict[str, Any]]:
     return rows
 
 
-def interval(right: int, checked: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share, which also suits few answers and shares near 0 and 1.
+def interval(right: int, checked: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share, which also suits few answers and shares near 0 and 1.
 
     Args:
         right: Number of positive answers.
         checked: Number of answers.
-        z: Quantile of the normal distribution; 1.96 for 95%.
     """
+    z = 1.96  # for 95%
     share, squared = right / checked, z * z / checked
     middle = (share + squared / 2) / (1 + squared)
     half = z * math.sqrt(share * (1 - share) / checked + squared / (4 * checked)) / (1 + squared)

@@ -82,13 +82,12 @@ def one_phrase_per_box(iou: float) -> BoxFilter:
     return keep
 
 
-def confirmed(boxes: PhraseBoxes, second_view: PhraseBoxes, iou: float = 0.5) -> np.ndarray:
-    """Which boxes a second view of the image confirms by a box of the same phrase.
+def confirmed(boxes: PhraseBoxes, second_view: PhraseBoxes) -> np.ndarray:
+    """Which boxes a second view of the image confirms by a box of the same phrase with an IoU of at least 0.5.
 
     Args:
         boxes: N boxes.
         second_view: Boxes of the mirrored or shifted image, in pixels of the original image.
-        iou: Least overlap of two boxes of one object.
 
     Returns:
         A mask, N.
@@ -96,4 +95,4 @@ def confirmed(boxes: PhraseBoxes, second_view: PhraseBoxes, iou: float = 0.5) ->
     if not len(second_view):
         return np.zeros(len(boxes), bool)
     same_phrase = boxes.phrases[:, None] == second_view.phrases
-    return ((bx.iou(boxes.boxes, second_view.boxes) >= iou) & same_phrase).any(1)
+    return ((bx.iou(boxes.boxes, second_view.boxes) >= 0.5) & same_phrase).any(1)

@@ -77,7 +77,7 @@ def plan(
     paths = [source] if isinstance(source, str) or hasattr(source, "__fspath__") else list(source)  # type: ignore[arg-type]
     shards = [shard for path in paths for shard in _plan(str(path), images, shard_size)]
     if not shards:
-        raise DataError(f"{source}: no pictures, tars or parquet files in it")
+        raise DataError(f"{source}: no images, tars or parquet files in it")
     names = [shard.name for shard in shards]
     if twice := next((n for n in names if names.count(n) > 1), None) if len(set(names)) < len(names) else None:
         raise DataError(f"two shards are called {twice!r}: {', '.join(s.path for s in shards if s.name == twice)}")

@@ -174,8 +174,9 @@ def _prepare(
     if categories is not None:
         check_names(categories)
     detector = build_detector(model, weights, teacher.device, teacher.precision)
-    device_type = detector.device.partition(":")[0]
-    options = teacher.options
+    device_type, options = detector.device.partition(":")[0], teacher.options
+    if categories is None and (options.distractors or options.chunk_size is not None):
+        raise ConfigError("distractors and chunk_size are for categories: a caption is read as it is")
     if device_type == "cpu" and options.batch_size is None:
         options = replace(options, batch_size=1)  # few shapes, so that memory stays flat
     teacher = replace(
@@ -226,17 +227,17 @@ def _open_manifest(folder: Path, settings: dict[str, Any], shards: Sequence[Shar
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Lock the output folder, and remove the half-written files of a run that was killed."""
+
+    def remove_half_written() -> None:
+        for path in (folder, *(folder / kind for kind in KINDS)):
+            remove_temporary_files(path)
+
     with folder_lock(folder):
-        _remove_half_written(folder)
+        remove_half_written()
         try:
             yield
         finally:
-            _remove_half_written(folder)
-
-
-def _remove_half_written(folder: Path) -> None:
-    for path in (folder, *(folder / kind for kind in KINDS)):
-        remove_temporary_files(path)
+            remove_half_written()
 
 
 def _input_sha256(shards: Sequence[Shard]) -> str:

@@ -57,23 +57,20 @@ class LabelSettings:
 
     def pair_filters(self) -> dict[str, PairFilter]:
         """The filters of pairs, by the reason that a failure gets."""
-        result: dict[str, PairFilter] = {}
-        if self.min_words:
-            result["short caption"] = filters.at_least_words(self.min_words)
-        if self.min_side:
-            result["tiny picture"] = filters.at_least_side(self.min_side)
-        return result
+        rules = {
+            "short caption": (filters.at_least_words, self.min_words),
+            "tiny picture": (filters.at_least_side, self.min_side),
+        }
+        return {name: make(value) for name, (make, value) in rules.items() if value}
 
     def box_filters(self) -> dict[str, BoxFilter]:
         """The filters of boxes in their order, by the reason under which dropped boxes are counted."""
-        result: dict[str, BoxFilter] = {}
-        if self.max_share is not None:
-            result["covers everything"] = filters.at_most_share(self.max_share)
-        if self.phrase_nms is not None:
-            result["another phrase has the box"] = filters.one_phrase_per_box(self.phrase_nms)
-        if self.boxes_per_phrase is not None:
-            result["over the cap of a phrase"] = filters.best_per_phrase(self.boxes_per_phrase)
-        return result
+        rules: dict[str, tuple[Callable[[Any], BoxFilter], Any]] = {
+            "covers everything": (filters.at_most_share, self.max_share),
+            "another phrase has the box": (filters.one_phrase_per_box, self.phrase_nms),
+            "over the cap of a phrase": (filters.best_per_phrase, self.boxes_per_phrase),
+        }
+        return {name: make(value) for name, (make, value) in rules.items() if value is not None}
 
 
 @dataclass
@@ -135,14 +132,15 @@ def label_shard(
     """
     begin, cpu_begin = time.perf_counter(), time.process_time()
     detecting, reading = replace(teacher.detecting), replace(teacher.reading)
-    counts, input_digest = Counts(), hashlib.sha256()
+    input_digest = hashlib.sha256()
+    labeller = _Labeller(teacher, settings, provenance, duplicates or {})
+    counts = labeller.counts
     teacher.begin_shard()
     with (
         whole_file(folder / "shards" / f"{shard.name}.jsonl", "wb") as lines_file,
         whole_file(folder / "failures" / f"{shard.name}.jsonl", "wb") as failures_file,
     ):
         lines, failures = _LineWriter(lines_file), _LineWriter(failures_file)
-        labeller = _Labeller(teacher, settings, provenance, counts, duplicates or {})
         for window in _windows(shard.pairs()):
             for result in labeller.label(window, input_digest):
                 (failures if "reason" in result else lines).write(result)
@@ -188,12 +186,9 @@ class _Labeller:
     teacher: Teacher
     settings: LabelSettings
     provenance: Mapping[str, Any]
-    counts: Counts
     duplicates: Mapping[int, str]
-    _last_image: tuple[ImageReference | None, bytes] = (None, b"")
-
-    def __post_init__(self) -> None:
-        self.pair_filters, self.box_filters = self.settings.pair_filters(), self.settings.box_filters()
+    counts: Counts = field(default_factory=Counts)
+    last_image: tuple[ImageReference | None, bytes] = None, b""
 
     def label(self, pairs: Sequence[Pair], input_digest: Any) -> Iterator[dict[str, Any]]:
         """A line per pair, or a failure (it has a reason), in order."""
@@ -227,9 +222,9 @@ class _Labeller:
             return f"near-duplicate: of {self.duplicates[index]}"
         try:
             content = self._read(pair.image)
-            if self.pair_filters:
+            if pair_filters := self.settings.pair_filters():
                 caption, size = pair.caption or "", image_size(content)
-                for name, keep in self.pair_filters.items():
+                for name, keep in pair_filters.items():
                     if not keep(caption, size):
                         return name
         except DataError as error:
@@ -238,10 +233,10 @@ class _Labeller:
 
     def _read(self, image: ImageReference) -> bytes:
         """The encoded image, read once for several captions in a row."""
-        if image != self._last_image[0]:
-            self._last_image = image, image_content(image)
+        if image != self.last_image[0]:
+            self.last_image = image, image_content(image)
             self.counts.pictures += 1
-        return self._last_image[1]
+        return self.last_image[1]
 
     def _phrases(self, captions: list[str]) -> list[CaptionPhrases]:
         if (prompt := self.teacher.prompt) is not None:
@@ -278,7 +273,7 @@ class _Labeller:
         }
 
     def _filtered(self, boxes: PhraseBoxes, size: Size) -> PhraseBoxes:
-        for name, keep in self.box_filters.items():
+        for name, keep in self.settings.box_filters().items():
             mask = keep(boxes, size)
             self.counts.dropped_boxes[name] += len(boxes) - int(mask.sum())
             boxes = boxes.take(mask)
