@@ -1,4 +1,4 @@
-"""A detector without a network, whose boxes follow from image and words, so that runs can be compared by their bytes."""
+"""A detector without a network: its boxes follow from image and words, so that runs can be compared byte by byte."""
 
 from __future__ import annotations
 
