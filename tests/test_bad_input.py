@@ -295,13 +295,13 @@ def test_predictions(tmp_path: Path, case: str) -> None:
 
 BAD_ARGUMENTS = {
     "top_k": ({"top_k": 0}, "top_k is 0", "at least 1"),
-    "nms_iou": ({"nms_iou": 1.5}, "nms_iou is 1.5", "within 0 and 1"),
+    "nms_iou": ({"nms_iou": 1.5}, "nms_iou is 1.5", "from 0 to 1"),
     "top_k of another type": ({"top_k": 2.5}, "top_k is 2.5", "whole number"),
-    "nms_iou of another type": ({"nms_iou": "x"}, "nms_iou is 'x'", "within 0 and 1"),
+    "nms_iou of another type": ({"nms_iou": "x"}, "nms_iou is 'x'", "from 0 to 1"),
     "batch_size": ({"batch_size": -1}, "batch_size is -1", "at least 1"),
     "on_error": ({"on_error": "skip"}, "'skip'", "'record'"),
     "threshold": ({"threshold": 1.5}, "1.5", "within 0 and 1"),
-    "threshold of another type": ({"threshold": ["x"]}, "['x']", "within 0 and 1"),
+    "threshold of another type": ({"threshold": ["x"]}, "['x']", "from 0 to 1"),
     "thresholds": ({"threshold": [0.1, 0.2]}, "2 thresholds for 1", "one per category"),
     "threshold of another name": ({"threshold": {"dog": 0.1}}, "'dog'", "categories"),
     "chunk_size": ({"chunk_size": 0}, "chunk_size is 0", "at least 1"),

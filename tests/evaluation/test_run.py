@@ -21,6 +21,7 @@ import openglip
 from openglip.errors import ConfigError
 from openglip.evaluation import inference
 from openglip.predict.detector import Detector
+from openglip.predict.options import DetectOptions
 from openglip.weights.files import write_safetensors
 
 SRC = Path(__file__).resolve().parents[2] / "src"
@@ -165,3 +166,20 @@ def test_the_embedded_model_is_the_default(tmp_path: Path) -> None:
     assert [(p.done, p.total, p.unit) for p in calls] == [(1, 1, "images")]
     with pytest.raises(ConfigError, match="either a model or predictions"):
         openglip.evaluate("coco", truth, model="nano", predictions=[])
+
+
+def test_options_of_detection_are_part_of_the_protocol(tmp_path: Path, detector: Detector) -> None:
+    truth = coco_set(tmp_path, images=2)
+    plain = openglip.evaluate("coco", truth, images=tmp_path, model=detector)
+    report = openglip.evaluate(
+        "coco", truth, images=tmp_path, model=detector, nms_iou=0.3, options=DetectOptions(short_side=32)
+    )
+    changed = {key for key in report.protocol if report.protocol[key] != plain.protocol.get(key)}
+    assert {"nms_iou", "short_side"} <= changed
+    assert report.protocol["nms_iou"] == 0.3
+    with pytest.raises(ConfigError, match="top_k is fixed by the protocol of coco"):
+        openglip.evaluate("coco", truth, images=tmp_path, model=detector, top_k=5)
+    with pytest.raises(ConfigError, match="plus_one is an option of coco, not of lvis"):
+        openglip.evaluate("lvis", truth, images=tmp_path, model=detector, plus_one=True)
+    with pytest.raises(TypeError, match="did you mean 'chunk_size'"):
+        openglip.evaluate("coco", truth, images=tmp_path, model=detector, chunk_sizes=5)
