@@ -102,9 +102,10 @@ def test_mobilenet_pads_below_and_to_the_right_as_its_source_does():
 
 
 def test_kernels_of_a_folder_of_many_sizes_are_compiled_once():
-    """oneDNN by itself forgets the first of them: see `openglip.model.linear`."""
+    """oneDNN by itself forgets the first of them: see `openglip.runtime.keep_onednn_kernels`."""
     program = (
-        "import torch\n"
+        "import torch, openglip\n"
+        "openglip.load('debug', 'random')\n"
         "from openglip.model.linear import conv2d\n"
         "weight = torch.ones(1, 1, 1, 1)\n"
         "sizes = [(h, w) for h in range(1, 37) for w in range(1, 37)]\n"
