@@ -85,3 +85,13 @@ def test_progress_and_figures(images: Path, tmp_path: Path) -> None:
     assert calls[-1].figures["seconds_left"] == 0
     assert manifest.folder == tmp_path / "out"
     assert set(manifest.figures) == {"pairs", "pictures", "lines", "phrases", "boxes"}
+
+
+def test_options_of_detection_are_settings_of_the_run(images: Path, tmp_path: Path) -> None:
+    options = {"categories": ["dog"], "distractors": ("cat",), "class_agnostic": True}
+    run_stub(images, tmp_path / "out", **options)
+    assert run_stub(images, tmp_path / "out", **options).settings["distractors"] == ["cat"]
+    with pytest.raises(ConfigError, match="a run with class_agnostic = true, not null"):
+        run_stub(images, tmp_path / "out", **options | {"class_agnostic": False})
+    with pytest.raises(ConfigError, match="distractors and chunk_size are for categories"):
+        run_stub(images, tmp_path / "captions", chunk_size=3)

@@ -74,6 +74,7 @@ class Manifest:
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Raise ConfigError, which names the first setting that differs, unless these are the settings of the run."""
+        settings = json.loads(json.dumps(settings))  # as the file holds them
         for key in [*self.settings, *settings]:
             old, new = self.settings.get(key), settings.get(key)
             if old != new:
