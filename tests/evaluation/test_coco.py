@@ -2,13 +2,7 @@ from __future__ import annotations
 
 import pytest
 from evaluation.random_sets import random_coco
-from evaluation.sets import (
-    GOLDENS,
-    coco_file,
-    hit,
-    load_golden,
-    square,
-)
+from evaluation.sets import GOLDENS, coco_file, hit, load_golden, square
 
 import openglip
 from openglip.errors import DataError

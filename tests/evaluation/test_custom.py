@@ -6,13 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluation.random_sets import random_coco
-from evaluation.sets import (
-    coco_file,
-    hit,
-    run_command,
-    square,
-    write,
-)
+from evaluation.sets import coco_file, hit, run_command, square, write
 
 import openglip
 

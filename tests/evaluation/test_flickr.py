@@ -4,12 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation.sets import (
-    GOLDENS,
-    load_golden,
-    write,
-    write_entities,
-)
+from evaluation.sets import GOLDENS, load_golden, write, write_entities
 
 import openglip
 from openglip.errors import DataError

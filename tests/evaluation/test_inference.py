@@ -9,10 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation.sets import (
-    coco_set,
-    write_entities,
-)
+from evaluation.sets import coco_set, run_command, write_entities
 from PIL import Image
 from torch import nn
 
@@ -200,3 +197,18 @@ def test_refcoco_grounds_the_whole_expression(tmp_path: Path, detector: Detector
     rows = json.loads((tmp_path / "o/predictions.json").read_text())
     assert rows
     assert all(set(row) == {"ref_id", "bbox", "score"} and row["ref_id"] == 3 for row in rows)
+
+
+@pytest.mark.parametrize("benchmark", ["coco", "coco-ov", "lvis", "flickr30k", "odinw", "refcoco", "custom"])
+def test_the_command_line_takes_every_benchmark(benchmark: str, tmp_path: Path, weights: Path) -> None:
+    lists = {"neg_category_ids": [], "not_exhaustive_category_ids": [], "coco_url": "http://x/val2017/0.png"}
+    source = coco_set(tmp_path, images=1, names=("cat",), **lists)
+    if benchmark in ("flickr30k", "refcoco"):
+        content = json.loads(source.read_text())
+        content["images"][0] |= {"caption": "the cat", "sentence_id": 0, "tokens_positive_eval": [[[4, 7]]]}
+        content["annotations"][0]["tokens_positive"] = [[4, 7]]
+        source.write_text(json.dumps(content))
+    images = tmp_path / "val2017" if benchmark == "flickr30k" else tmp_path
+    done = run_command(benchmark, "--annotations", source, "--images", images, "--model", weights, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["benchmark"] == benchmark

@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 from evaluation.oracles import lvis_figures
 from evaluation.random_sets import random_coco
-from evaluation.sets import (
-    GOLDENS,
-    dataset,
-    load_golden,
-    result,
-)
+from evaluation.sets import GOLDENS, dataset, load_golden, result
 
 import openglip
 from openglip.errors import DataError

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from evaluation.oracles import pycocotools_figures
 from evaluation.random_sets import random_coco
-from evaluation.sets import (
-    dataset,
-    perfect,
-    result,
-)
+from evaluation.sets import dataset, perfect, result
 
 from openglip.evaluation.coco import FIGURES, Scores, score_coco
 from openglip.evaluation.lvis import score_lvis

@@ -5,13 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation.sets import (
-    coco_file,
-    hit,
-    run_command,
-    square,
-    write,
-)
+from evaluation.sets import coco_file, hit, run_command, square, write
 
 from openglip.errors import ConfigError
 from openglip.evaluation.coco import FIGURES

@@ -4,9 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from evaluation.sets import (
-    write,
-)
+from evaluation.sets import write
 
 import openglip
 from openglip.errors import DataError

@@ -5,13 +5,7 @@ import re
 from pathlib import Path
 
 from evaluation.random_sets import random_coco
-from evaluation.sets import (
-    coco_file,
-    hit,
-    run_command,
-    square,
-    write,
-)
+from evaluation.sets import coco_file, hit, run_command, square, write
 
 
 def test_command_writes_and_prints_it(tmp_path: Path) -> None:

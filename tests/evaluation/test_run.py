@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation.sets import (
-    coco_set,
-)
+from evaluation.sets import coco_set
 
 import openglip
 from openglip.errors import ConfigError

@@ -3,12 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evaluation.sets import (
-    coco_file,
-    hit,
-    square,
-    write,
-)
+from evaluation.sets import coco_file, hit, square, write
 from PIL import Image
 
 import openglip

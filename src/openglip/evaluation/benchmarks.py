@@ -42,6 +42,7 @@ from openglip.structures.sample import ImageReference
 Benchmark = Literal["coco", "coco-ov", "lvis", "flickr30k", "odinw", "refcoco", "custom"]
 Ids = Sequence[object] | None
 LVIS_CHUNK = 40  # names per prompt in GLIP's evaluation
+DETECT = DetectOptions(batch_size=1)  # what an evaluation uses by default
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class BenchmarkOptions:
     sets: str | None = None
     labelled_only: bool = False
     plus_one: bool = False
-    detect: DetectOptions = field(default_factory=DetectOptions)
+    detect: DetectOptions = DETECT
 
 
 FIXED = ("threshold", "top_k", "on_error")  # by the protocols of the benchmarks
@@ -135,7 +136,7 @@ def benchmark_sets(
 
 def _changed(options: BenchmarkOptions | DetectOptions) -> list[str]:
     """Names of the options that do not have their default values."""
-    default = type(options)()
+    default = DETECT if isinstance(options, DetectOptions) else BenchmarkOptions()
     names = [option.name for option in fields(options)]
     return [n for n in names if n != "detect" and getattr(options, n) != getattr(default, n)]
 
@@ -178,9 +179,9 @@ def _category_set(
     def read(predictions: JsonSource) -> Predictions:
         return read_results(select(predictions), annotations)
 
-    detect = replace(options.detect, batch_size=options.detect.batch_size or 1)
+    detect = options.detect
     inference = _inference(
-        options.detect,
+        detect,
         names=searched,
         prompt=["".join(w) for w in wordings] if wordings else 'names cleaned and joined by ". "',
         chunk_size=detect.chunk_size or "as many names as fit a prompt",

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 from openglip import __version__
 from openglip.data.files import read_lines
 from openglip.errors import ConfigError
-from openglip.evaluation.benchmarks import Benchmark, BenchmarkOptions, BenchmarkSet, benchmark_sets
+from openglip.evaluation.benchmarks import DETECT, Benchmark, BenchmarkOptions, BenchmarkSet, benchmark_sets
 from openglip.evaluation.inference import check_settings, find_images, write_predictions
 from openglip.evaluation.leakage import training_overlap
 from openglip.evaluation.odinw import summary
@@ -104,7 +104,8 @@ def evaluate(
         raise ConfigError("render needs an output folder, and a benchmark with categories")
     begin = time.perf_counter()
     chosen_ids = read_lines(ids) if isinstance(ids, (str, PathLike)) else ids
-    detect_options = (options or DetectOptions()).with_arguments(arguments)
+    detect_options = (options or DETECT).with_arguments(arguments)
+    detect_options = replace(detect_options, batch_size=detect_options.batch_size or 1)
     benchmark_options = BenchmarkOptions(split, prompts, sets, labelled_only, plus_one, detect_options)
     subsets = benchmark_sets(benchmark, annotations, chosen_ids, benchmark_options, images)
     run = _Run(benchmark, subsets, annotations, images, None if output is None else Path(output), title, render, begin)
