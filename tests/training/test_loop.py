@@ -158,15 +158,15 @@ def test_ten_bad_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
         run(tmp_path, batches=spoiled(set(range(3, 20))), steps=20)
 
 
-@pytest.mark.parametrize(("native", "meant"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(("native", "meant", "other"), [(True, "bf16", "fp32"), (False, "fp32", "bf16")])
 def test_auto_takes_bf16_where_the_processor_has_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, meant: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool, meant: str, other: str
 ) -> None:
     monkeypatch.setattr("openglip.runtime.has_native_bf16", lambda: native)
-    losses = {
-        name: [row["loss"] for row in lines(run(tmp_path / name, precision=name, steps=2))] for name in ("auto", meant)
-    }
-    assert losses["auto"] == losses[meant]
+    # of the first step alone: gradients in bf16 differ in their last bits from run to run
+    loss = {name: lines(run(tmp_path / name, precision=name, steps=1))[0]["loss"] for name in ("auto", meant, other)}
+    assert loss[other] != loss[meant]
+    assert abs(loss["auto"] - loss[meant]) < 0.1 * abs(loss["auto"] - loss[other])
 
 
 def test_bf16_trains_with_the_loss_in_float32(tmp_path: Path) -> None:
