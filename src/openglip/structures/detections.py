@@ -19,7 +19,7 @@ from openglip.structures.draw import draw
 from openglip.structures.sample import Spans
 
 if TYPE_CHECKING:
-    import supervision
+    import supervision  # pyright: ignore[reportMissingImports]  an extra
 
 
 _ARRAYS = {"boxes": np.float32, "scores": np.float32, "labels": np.int64}
@@ -198,17 +198,17 @@ class Detections:
             rows.append({"image_id": image_id, "category_id": ids[label], "bbox": box, "score": float(score)})
         return rows
 
-    def to_supervision(self) -> supervision.Detections:
+    def to_supervision(self) -> supervision.Detections:  # pyright: ignore[reportUnknownMemberType, reportUnknownParameterType]
         """The detections as `supervision.Detections`, with the names in `data["class_name"]`.
 
         Raises:
             MissingExtraError: The extra `supervision` is not installed.
         """
         try:
-            import supervision
+            import supervision  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingExtraError("supervision", "supervision", "to_supervision()") from error
-        return supervision.Detections(
+        return supervision.Detections(  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.labels.copy(),
