@@ -38,7 +38,7 @@ def whole_path(path: StrPath) -> Generator[Path]:
         path: The file to write.
 
     Yields:
-        The temporary path, hidden and with the suffix of `path`.
+        The temporary path. It is hidden and ends with `.tmp`, so a library that guesses a format has to be told it.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -114,20 +114,18 @@ def has_native_bf16() -> bool:
 def process_group(device: torch.device) -> Generator[torch.device]:
     """Join the processes that `torchrun` started, if it did.
 
-    Inside a run that has joined already, the process that evaluates does so alone.
-
     Args:
         device: The kind of device of all processes.
 
     Yields:
         This process's device.
     """
+    if not _started_with_others() or _joined():
+        yield device
+        return
     import torch
     import torch.distributed as dist
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield device
-        return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -136,6 +134,11 @@ def process_group(device: torch.device) -> Generator[torch.device]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _started_with_others() -> bool:
+    """Whether `torchrun` started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _joined() -> bool:
@@ -159,12 +162,6 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def wait_for_others() -> None:
-    """Return when all processes of the run have come here."""
-    if world_size() > 1:
-        sys.modules["torch.distributed"].barrier()
-
-
 @dataclass(frozen=True)
 class Processes:
     """The processes that share a piece of work, as one of them sees them."""
@@ -175,7 +172,7 @@ class Processes:
     def wait(self) -> None:
         """Return when all of them have come here."""
         if self.size > 1:
-            wait_for_others()
+            sys.modules["torch.distributed"].barrier()
 
 
 @contextmanager
@@ -185,7 +182,7 @@ def sharing_processes() -> Generator[Processes]:
     A process that has joined before, such as the one of a training that evaluates, works alone: the others do something
     else meanwhile.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
+    if not _started_with_others() or _joined():
         yield Processes()
         return
     with process_group(pick_device("cpu")):
