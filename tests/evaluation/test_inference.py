@@ -21,7 +21,6 @@ from openglip.model.glip import GLIP
 from openglip.model.head import Head
 from openglip.predict.detector import Detector
 from openglip.predict.options import DetectOptions
-from openglip.weights.files import write_safetensors
 
 NAMES = [f"{colour} {thing}" for colour in ("red", "blue", "green", "old") for thing in ("car", "cup", "dog")]
 
@@ -97,21 +96,6 @@ def encoded(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`debug` with a higher bias, so that its scores pass the cut."""
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    state = openglip.load("debug", device="cpu").model.state_dict()
-    state["rpn.head.bias0"] += 4.6
-    write_safetensors(path, state, {"model": "debug", "training_data": [{"name": "COCO train2017"}]})
-    return path
-
-
-@pytest.fixture(scope="module")
-def detector(weights: Path) -> Detector:
-    return openglip.load(str(weights), device="cpu")
 
 
 def test_predictions_are_the_official_set_of_the_detector(tmp_path: Path, detector: Detector) -> None:

@@ -20,27 +20,11 @@ from openglip.errors import ConfigError
 from openglip.evaluation import inference
 from openglip.predict.detector import Detector
 from openglip.predict.options import DetectOptions
-from openglip.weights.files import write_safetensors
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
 
 COMMAND = (sys.executable, "-m", "openglip.cli.main", "evaluate", "coco", "--quiet", "--json")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`debug` with a higher bias, so that its scores pass the cut."""
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    state = openglip.load("debug", device="cpu").model.state_dict()
-    state["rpn.head.bias0"] += 4.6
-    write_safetensors(path, state, {"model": "debug", "training_data": [{"name": "COCO train2017"}]})
-    return path
-
-
-@pytest.fixture(scope="module")
-def detector(weights: Path) -> Detector:
-    return openglip.load(str(weights), device="cpu")
 
 
 def test_a_stopped_run_continues(tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,22 +133,21 @@ def _csv(lines: Iterator[Line], file: IO[str]) -> None:
 def _label_studio(lines: Iterator[Line], file: IO[str]) -> None:
     """Label Studio tasks with predictions (a `RectangleLabels` named "label" on an `Image` named "image")."""
     from openglip import __version__
+    from openglip.data.formats.label_studio import rectangle_value  # late: imports numpy
 
     tasks = []
     for line in lines:
         if line["error"]:
             continue  # nobody can label an image that can't be opened; the failure is on stderr
-        results = [_rectangle(detection, line, i) for i, detection in enumerate(line["detections"])]
+        results = [_rectangle(d, line, i, rectangle_value) for i, d in enumerate(line["detections"])]
         scores = [detection["score"] for detection in line["detections"]]
         prediction = {"model_version": f"openglip {__version__}", "score": max(scores, default=0.0), "result": results}
         tasks.append({"data": {"image": f"/data/local-files/?d={quote(line['image'])}"}, "predictions": [prediction]})
     json.dump(tasks, file, ensure_ascii=False)
 
 
-def _rectangle(detection: Line, line: Line, index: int) -> Line:
+def _rectangle(detection: Line, line: Line, index: int, rectangle_value: Callable[..., Line]) -> Line:
     """One box of a task."""
-    from openglip.data.formats.label_studio import rectangle_value
-
     width, height = line["width"], line["height"]
     return {
         "id": f"box{index}",

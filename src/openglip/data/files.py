@@ -13,7 +13,6 @@ from openglip.errors import DataError, ImageError, PromptError
 from openglip.files import FileSlice, StrPath
 from openglip.structures.sample import ImageReference
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 DAMAGED = "damaged archive"
 """Begins what is wrong with a tar or parquet file that breaks off."""
 
@@ -63,11 +62,14 @@ class Files:
 
     def by_stem(self) -> dict[str, str | FileSlice]:
         """Every image by its name without folder and suffix (Flickr30k: ID.jpg or ID.webp)."""
+        from openglip.images.read import image_suffixes  # late, as in `image_size`: imports Pillow
+
         if self._members is not None:
             files: dict[str, str | FileSlice] = {**self._members}
         else:
             files = {str(p): str(p) for p in sorted(self.path.rglob("*")) if p.is_file()}
-        return {PurePosixPath(n).stem: f for n, f in files.items() if n.lower().endswith(IMAGE_SUFFIXES)}
+        suffixes = image_suffixes()
+        return {PurePosixPath(n).stem: f for n, f in files.items() if PurePosixPath(n).suffix.lower() in suffixes}
 
     def texts(self, suffix: str, errors: dict[str, DataError] | None = None) -> Iterator[tuple[str, str]]:
         """Name without folder and suffix, and text, of every file with a suffix, in the order of the names.

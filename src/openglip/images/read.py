@@ -97,6 +97,7 @@ def image_size(source: str | os.PathLike[str] | bytes | IO[bytes] | FileSlice) -
 
 
 @cache
+@cache
 def image_suffixes() -> frozenset[str]:
     """The endings of the files that can be read as images, in lower case with their dot."""
     formats = Image.registered_extensions()

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from openglip.errors import ConfigError, PromptError
 
@@ -75,6 +75,7 @@ class DetectOptions:
             raise ConfigError(f"nms_iou is {self.nms_iou!r}; it must be a number from 0 to 1")
         if self.on_error not in ("raise", "record"):
             raise ConfigError(f"on_error is {self.on_error!r}; it must be 'raise' or 'record'")
+        _check_threshold(self.threshold)
         if isinstance(self.distractors, (str, bytes)):
             raise PromptError(f"distractors must be a list, not {self.distractors!r:.60}")
 
@@ -100,7 +101,7 @@ class DetectOptions:
             default: The threshold of the model.
 
         Raises:
-            ConfigError: A threshold is not a number from 0 to 1, or their count or names do not fit the vocabulary.
+            ConfigError: The count or the names of the thresholds do not fit the vocabulary.
         """
         import numpy as np  # late, because the command line lists its options without numpy
 
@@ -110,19 +111,31 @@ class DetectOptions:
             if unknown:
                 raise ConfigError(f"threshold names {unknown[0]!r}, which is not among the categories")
             values = [threshold.get(name, default) for name in vocabulary]
-        elif threshold is None or np.ndim(threshold) == 0:  # a number of any library
+        elif threshold is None or np.ndim(threshold) == 0:
             values = [default if threshold is None else threshold] * len(vocabulary)
         else:
             values = list(cast("Sequence[float]", threshold))
             if len(values) != len(vocabulary):
                 raise ConfigError(f"{len(values)} thresholds for {len(vocabulary)} categories: give one per category")
-        try:
-            numbers = [float(value) for value in values]  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"a threshold must be a number from 0 to 1: {threshold!r}") from error
-        if not all(0 <= number <= 1 for number in numbers):
-            raise ConfigError(f"a threshold must lie within 0 and 1: {threshold!r}")
-        return np.array(numbers, np.float32)
+        return np.array([float(value) for value in values], np.float32)  # type: ignore[arg-type]
+
+
+def _check_threshold(threshold: Threshold) -> None:
+    """Raise ConfigError for a threshold that is not a number, of any library, from 0 to 1."""
+    if threshold is None:
+        return
+    import numpy as np
+
+    single = not isinstance(threshold, Mapping) and np.ndim(threshold) == 0
+    values: Any = threshold.values() if isinstance(threshold, Mapping) else [threshold] if single else threshold
+    try:
+        if any(isinstance(value, (bool, str)) for value in values):
+            raise TypeError
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a threshold must be a number from 0 to 1: {threshold!r}") from error
+    if not all(0 <= number <= 1 for number in numbers):
+        raise ConfigError(f"a threshold must lie within 0 and 1: {threshold!r}")
 
 
 def check_count(name: str, value: object) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from openglip.data.annotations import Boxes, header_size
-from openglip.data.files import IMAGE_SUFFIXES, read_json, read_text
+from openglip.data.files import read_json, read_text
 from openglip.data.findings import Findings, collector
 from openglip.data.format import Format, Pair
 from openglip.data.formats.coco import coco_file, search_images
 from openglip.errors import DataError
 from openglip.files import StrPath
+from openglip.images.read import image_suffixes
 from openglip.structures.sample import Sample
 
 CAPTION_KEYS = ("caption", "text", "TEXT")
@@ -91,7 +92,7 @@ def with_caption_file(pair: Pair) -> Pair:
 def _pairs(path: Path, images: StrPath | None) -> Iterator[Pair]:
     """Every image of a folder, whose captions `with_caption_file` reads, or every caption of a file."""
     if path.is_dir():
-        files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.suffix.lower() in image_suffixes())
         yield from (Pair(name, str(path / name)) for name in files)
         return
     rows = list(_csv_rows(path) if path.suffix in (".csv", ".tsv") else _json_rows(path))

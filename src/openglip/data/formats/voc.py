@@ -21,12 +21,13 @@ from functools import partial
 from pathlib import Path
 
 from openglip.data.annotations import Boxes, header_size, size_of
-from openglip.data.files import IMAGE_SUFFIXES, Files, read_lines
+from openglip.data.files import Files, read_lines
 from openglip.data.findings import Findings, collector
 from openglip.data.format import SPLITS, Format, Losses, SplitRead
 from openglip.data.writing import copy_image, count_lost, image_suffix, numbered_stems
 from openglip.errors import DataError
 from openglip.files import FileSlice, StrPath, whole_file
+from openglip.images.read import image_suffixes
 from openglip.structures.sample import Sample
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -123,10 +124,10 @@ def _images(root: Path, images: StrPath | None) -> Files:
     if images is not None:
         return Files(images)
     for folder in (base / name for base in (root, root.parent) for name in ("JPEGImages", "images")):
-        if folder.is_dir() and any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.rglob("*")):
+        if folder.is_dir() and any(f.suffix.lower() in image_suffixes() for f in folder.rglob("*")):
             return Files(folder)
     for folder in (root, root.parent.parent / root.name):
-        if folder.is_dir() and any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.iterdir()):
+        if folder.is_dir() and any(f.suffix.lower() in image_suffixes() for f in folder.iterdir()):
             return Files(folder)
     return Files(root)
 

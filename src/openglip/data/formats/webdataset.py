@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from openglip.data.annotations import Boxes, size_of
-from openglip.data.files import IMAGE_SUFFIXES, decode, files_of, image_content, image_size, tar_members
+from openglip.data.files import decode, files_of, image_content, image_size, tar_members
 from openglip.data.findings import Findings, collector
 from openglip.data.format import Candidate, Format, Losses, Pair
 from openglip.data.formats.captions import caption_in, parse_caption
@@ -30,6 +30,7 @@ from openglip.data.formats.odvg import Records, names_in, odvg_record, read_labe
 from openglip.data.writing import image_suffix, numbered_stems
 from openglip.errors import DataError
 from openglip.files import FileSlice, StrPath, whole_file
+from openglip.images.read import image_suffixes
 from openglip.structures.sample import Sample
 
 SHARD_SIZE = 1000
@@ -110,7 +111,7 @@ def groups(shard: Path, findings: Findings) -> Iterator[tuple[str, dict[str, Fil
 
 
 def _image(members: Mapping[str, FileSlice]) -> FileSlice | None:
-    return next((member for suffix, member in members.items() if suffix in IMAGE_SUFFIXES), None)
+    return next((member for suffix, member in members.items() if suffix in image_suffixes()), None)
 
 
 def _sample(item: dict[str, Any], image: FileSlice, text: FileSlice, key: str, records: Records) -> Sample | None:

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from openglip.data.annotations import Boxes, header_size
-from openglip.data.files import IMAGE_SUFFIXES, read_lines, read_yaml
+from openglip.data.files import read_lines, read_yaml
 from openglip.data.findings import Findings, collector
 from openglip.data.format import SPLITS, Candidate, Format, Losses, SplitRead, Write
 from openglip.data.writing import copy_image, count_lost, image_suffix, numbered_stems
 from openglip.errors import ConfigError, DataError
 from openglip.files import StrPath, whole_file
+from openglip.images.read import image_suffixes
 from openglip.structures.sample import Sample
 
 _YAML_NAMES = ("data.yaml", "dataset.yaml", "data.yml")
@@ -120,7 +121,7 @@ def _images(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
         if target.is_file():
             images.extend(target.parent / line for line in read_lines(target))
         else:
-            images.extend(p for p in sorted(target.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES)
+            images.extend(p for p in sorted(target.rglob("*")) if p.suffix.lower() in image_suffixes())
     return images
 
 
