@@ -44,7 +44,7 @@ class Job:
         str | None,
         typer.Option(
             metavar="NUMBER|FILE.json",
-            help="Least score of a box, 0 to 1; a JSON file may hold numbers or {name: number}. Default: the model's own.",
+            help="Least score of a box, 0 to 1; a JSON file may hold several. Default: the model's own.",
         ),
     ] = None
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the results.")] = Path("openglip-output")
