@@ -96,7 +96,6 @@ class TeacherSettings:
             raise ConfigError(f"no agreement {self.agreement!r}: use {' or '.join(get_args(Agreement))}")
         if not isinstance(self.threshold, Real):
             raise ConfigError(f"labelling takes one number as threshold, not {self.threshold!r:.60}")
-        self.options.thresholds([""], DEFAULT_THRESHOLD)  # checks its range
         if self.options.top_k not in (None, DetectOptions().top_k) or self.options.on_error != "raise":
             raise ConfigError(
                 "labelling keeps all boxes above the threshold and records images that can't be read: leave out top_k "
