@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
 
 from openglip import ConfigError, WeightsError
+from openglip.weights import load
 from openglip.weights.files import write_official, write_safetensors
 from openglip.weights.keys import to_official
 from openglip.weights.load import build_model, check_finite, load_model, load_state
@@ -127,3 +129,12 @@ def test_quantised_weights_are_refused(tmp_path: Path, state: State, dtype: torc
     write_safetensors(tmp_path / "w.safetensors", {k: v.to(dtype) for k, v in state.items()}, {"model": "debug"})
     with pytest.raises(WeightsError, match="of another type"):
         load_model(tmp_path / "w.safetensors")
+
+
+def test_a_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    write_safetensors(path, build_model("debug").state_dict(), {"model": "debug"})
+    read = Mock(wraps=load.read_checkpoint)
+    monkeypatch.setattr(load, "read_checkpoint", read)
+    load_model(path)
+    assert read.call_count == 1

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,9 @@ from torch import Tensor, nn
 from openglip.errors import ConfigError, WeightsError, WeightsNotFoundError
 from openglip.files import StrPath
 from openglip.runtime import no_collection, no_initial_draws
-from openglip.weights.files import read_checkpoint
+from openglip.weights.files import Checkpoint, read_checkpoint
 from openglip.weights.hub import embedded_file, fetch
 from openglip.weights.keys import from_official, official_model
-from openglip.weights.metadata import read_info
 from openglip.weights.records import BY_FILE, RECORDS, WeightsRecord, find_record
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,10 @@ def load_model(name: StrPath = "nano", weights: StrPath | None = None) -> nn.Mod
         with no_initial_draws() if loaded else nullcontext():
             model = build_model(architecture)
         if loaded:
-            load_state(model, *loaded)
-    if isinstance(source, str) and read_info(source).get("sub_sentences"):
-        model.use_sub_sentences()  # type: ignore[operator]
+            state, label, info = loaded
+            load_state(model, state, label)
+            if info.get("sub_sentences"):
+                model.use_sub_sentences()  # type: ignore[operator]
     return model.eval().requires_grad_(False)
 
 
@@ -94,10 +95,10 @@ def start_state(model: str | None, weights: str | None) -> tuple[dict[str, Tenso
         return None
     if weights is None:
         record = RECORDS.get(model or "")
-        return _read(record.model, record) if record is not None and record.embedded else None
+        return _read(record.model, record)[:2] if record is not None and record.embedded else None
     if weights in RECORDS:
         record = RECORDS[weights]
-        return None if record.random else _read(record.model, record)
+        return None if record.random else _read(record.model, record)[:2]
     checkpoint = read_checkpoint(weights)
     state = from_official(checkpoint.state)[0] if checkpoint.official else checkpoint.state
     return state, weights
@@ -160,14 +161,14 @@ def check_finite(model: nn.Module, name: str) -> None:
             raise WeightsError(f"the weights of {name} contain NaN or infinity in {key}: get the file again")
 
 
-def _resolve(name: str, weights: str | None) -> tuple[str, str | WeightsRecord | None]:
-    """The architecture, and the path or record of the weights; None for random weights."""
+def _resolve(name: str, weights: str | None) -> tuple[str, str | Checkpoint | WeightsRecord | None]:
+    """The architecture, and the path, record or content of the weights; None for random weights."""
     if name not in RECORDS and name not in BY_FILE and _looks_like_path(name):
         if weights is not None:
             raise ConfigError(f"{name} is a checkpoint already: give weights= together with a model's name, or neither")
         checkpoint = read_checkpoint(name)
         model = checkpoint.info.get("model") or official_model(checkpoint.path)
-        return str(model), name
+        return str(model), checkpoint
     record = find_record(name)
     if weights is None:
         return record.model, None if record.random else record
@@ -178,8 +179,10 @@ def _looks_like_path(name: str) -> bool:
     return os.sep in name or "/" in name or Path(name).suffix in (".pth", ".pt", ".safetensors") or Path(name).exists()
 
 
-def _read(architecture: str, source: str | WeightsRecord) -> tuple[dict[str, Tensor], str]:
-    """The tensors under our keys, and a name of the file for messages."""
+def _read(
+    architecture: str, source: str | Checkpoint | WeightsRecord
+) -> tuple[dict[str, Tensor], str, Mapping[str, Any]]:
+    """The tensors under our keys, a name of the file for messages, and the metadata of one file."""
     if isinstance(source, WeightsRecord) and source.embedded:
         state: dict[str, Tensor] = {}
         for path in map(embedded_file, source.embedded):
@@ -188,14 +191,15 @@ def _read(architecture: str, source: str | WeightsRecord) -> tuple[dict[str, Ten
                     f"this installation lacks {path}: install openglip again, from a wheel or whole"
                 )
             state.update(read_checkpoint(path).state)
-        return state, f"the embedded {source.model}"
-    checkpoint = read_checkpoint(fetch(source) if isinstance(source, WeightsRecord) else source)
+        return state, f"the embedded {source.model}", {}
+    path = fetch(source) if isinstance(source, WeightsRecord) else source
+    checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(path)
     if checkpoint.official:
-        return from_official(checkpoint.state)[0], str(checkpoint.path)
+        return from_official(checkpoint.state)[0], str(checkpoint.path), {}
     trained = checkpoint.info.get("model")
     if trained != architecture and not _have_equal_shapes(str(trained), architecture):
         raise WeightsError(f"{checkpoint.path} holds a {trained}, not a {architecture}: load it by its path alone")
-    return checkpoint.state, str(checkpoint.path)
+    return checkpoint.state, str(checkpoint.path), checkpoint.info
 
 
 def _have_equal_shapes(one: str, other: str) -> bool:
