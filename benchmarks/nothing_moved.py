@@ -39,6 +39,15 @@ ALLOWED = [
     ("*", "*versions.openglip"),
     ("label/*", "*settings_sha256"),  # digest of settings that hold the version
     ("label/*/manifest.json", "shards.*.sha256.shards"),  # digest of lines that hold the version
+    # Since 0.2.0: one digest of weights, and nano's tensors under other names.
+    ("*", "*weights_sha256"),
+    ("*", "*state_sha256"),
+    ("*", "*weights_file_sha256"),
+    ("*.safetensors.json", "metadata.openglip.format"),
+    # Licence, data, figures and the count of parameters come from nano's weights; the preparation is not listed.
+    *(("models/*", f"*{key}*") for key in ("licence", "data", "figures", "parameters", "builder", "about", "path")),
+    *(("models/*", f"*{key}*") for key in ("size", "mean", "std", "channels")),
+    ("train/plan-glip.txt", "data_missing"),  # names a module that has moved
 ]
 # Text that differs between two runs of the same code: pattern of the file, regular expression, replacement.
 UNSTABLE = [
